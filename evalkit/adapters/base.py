@@ -1,0 +1,194 @@
+"""What is an adapter?  The protocols that every expert and learner speaks, and the receipt that lets it learn.
+
+Two families with two clocks (legality by construction):
+
+* an **Expert** reshapes the distribution, one stage of a stack, on the *token clock*.  It is pointwise: the new
+  probability of token v is a function of v's old probability, of v's own counts, and of scalars that depend on the
+  prefix alone.  So the target can be scored without the row, and the row can be had at any time by the same code.
+* a **Learner** reshapes the model on the *chunk clock*: it sees a chunk only when all of it is booked.
+
+Each expert has two spellings of one meaning that must agree bit for bit on CPU::
+
+    fused :  p = expert.score(chunk, p)                         # native loop: predict, then observe, token by token
+    strict:  for t: row = expert.row(row, side)                 # target withheld: it is not an argument
+                    book(row[x_t]); expert.observe(receipt)     # a Receipt exists only after booking
+
+Shape legend: n targets of a chunk, K candidate ids per target, V vocabulary, H hints, M mass groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from evalkit.models.base import Model
+
+Int32 = npt.NDArray[np.int32]
+Float64 = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of every settings struct: frozen, strict, keyword-only; units stand in the field's name or docstring."""
+
+
+class Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stage reads from the model's row; gathered once for the whole stack, nothing else crosses the wire."""
+
+    hints: int = 0
+    """Token ids per target that :meth:`Expert.propose` returns (their probability is gathered too)."""
+    entropy: bool = False
+    """Entropy of the model's row, nats."""
+    top: bool = False
+    """The model's most probable id and its probability."""
+    masses: tuple[str, ...] = ()
+    """Names of groups in ``StreamInfo.groups`` whose total model probability is wanted."""
+    rows: bool = False
+    """The whole row.  Then K == V for every stage, and rows stay on the host that runs the experts."""
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """What an adapter may know before the first token: constants of the artifact and tokenizer, nothing of the text."""
+
+    vocab_size: int
+    bos_id: int
+    first_token: int
+    """Token 0 of the stream: context, never a target."""
+    seed: int = 0
+    piece_bytes: tuple[bytes, ...] = ()
+    """Bytes of each piece, a leading space included; control pieces are b""; empty when the tokenizer is unknown."""
+    groups: dict[str, Bool] = field(default_factory=dict)
+    """Named id masks, bool [V]: at least "word_start" and "control" when the tokenizer is known."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """Prefix-only scalars of the *model's* row, one entry per target; None where no stage asked."""
+
+    entropy: Float64 | None = None
+    top_id: Int32 | None = None
+    top_p: Float64 | None = None
+    masses: dict[str, Float64] = field(default_factory=dict)
+
+    def at(self, i: int) -> Side:
+        """The side scalars of target i alone (arrays of length 1)."""
+        s = slice(i, i + 1)
+        return Side(
+            entropy=None if self.entropy is None else self.entropy[s],
+            top_id=None if self.top_id is None else self.top_id[s],
+            top_p=None if self.top_p is None else self.top_p[s],
+            masses={k: v[s] for k, v in self.masses.items()},
+        )
+
+
+@dataclass(frozen=True)
+class TokenChunk:
+    """Consecutive targets in stream order, for the fused spelling.
+
+    ``cands`` int32 [n, K]: column 0 is the target, the rest are hints (-1 where there is none, its p is ignored).
+    ``cands`` None means K == V and column v is token v.
+    ``own``: the first column of the receiving expert's own hints (meaningless when ``cands`` is None).
+    ``history``: the p arrays of every earlier stage, ``history[0]`` the model's own.
+    """
+
+    tokens: Int32
+    cands: Int32 | None
+    side: Side
+    own: int = 1
+    history: tuple[Float64, ...] = ()
+
+
+_MINT = object()
+
+
+class Receipt:
+    """Proof that targets [lo, hi) are booked.  Only a ledger can make one; learning takes nothing else.
+
+    tokens: int32 [hi-lo], the booked targets.  nats: float64 [hi-lo], what was booked for them.
+    context: int32 [c], the booked tokens just before ``lo`` (a copy: the future is not behind its ``.base``).
+    """
+
+    __slots__ = ("context", "hi", "lo", "nats", "tokens")
+
+    def __init__(self, lo: int, hi: int, tokens: Int32, nats: Float64, context: Int32, *, mint: object) -> None:
+        if mint is not _MINT:
+            raise TypeError("a Receipt is made by a ledger when it books scores, not by hand")
+        self.lo, self.hi, self.tokens, self.nats, self.context = lo, hi, tokens, nats, context
+
+
+@runtime_checkable
+class Expert(Protocol):
+    """One stage of the stack, on the token clock.  Probabilities are linear float64, not logs."""
+
+    name: ClassVar[str]
+    settings: Any
+
+    def begin(self, info: StreamInfo) -> None:
+        """Start from a fresh state on a stream whose token 0 is ``info.first_token``."""
+        ...
+
+    @property
+    def needs(self) -> Needs: ...
+
+    def propose(self, tokens: Int32) -> Int32:
+        """Return int32 [n, H] hints for the next n targets (-1: none); hint i depends on tokens[:i] only.
+
+        Called once per chunk, before :meth:`score` for the same tokens; only when ``needs.hints > 0``.
+        """
+        ...
+
+    def score(self, chunk: TokenChunk, p: Float64) -> Float64:
+        """Fused spelling: map p [n, K] to p' [n, K], observing each target after its own row is done."""
+        ...
+
+    def row(self, p: Float64, side: Side, history: tuple[Float64, ...] = ()) -> Float64:
+        """Strict spelling: map the row p [V] of the next target to p' [V].  Changes no visible state."""
+        ...
+
+    def observe(self, receipt: Receipt) -> None:
+        """Strict spelling: learn the one target of the receipt, after :meth:`row` was called for it."""
+        ...
+
+    def snapshot(self) -> bytes:
+        """The score-dependent state (learned weights).  What follows from the tokens alone is left to replay."""
+        ...
+
+    def restore(self, state: bytes, tokens: Int32) -> None:
+        """After begin(): be as if targets ``tokens`` (the stream from position 1) had been scored; same bits."""
+        ...
+
+    def state_bytes(self) -> int:
+        """Memory held now, in bytes."""
+        ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """Reshapes the model, on the chunk clock."""
+
+    name: ClassVar[str]
+    settings: Any
+
+    def attach(self, model: Model, info: StreamInfo) -> Model:
+        """Return the model to score with (may be the same object); remember how to undo it."""
+        ...
+
+    def observe(self, receipt: Receipt) -> None:
+        """Train on a booked chunk."""
+        ...
+
+    def snapshot(self) -> bytes: ...
+
+    def restore(self, state: bytes) -> None: ...
+
+    def detach(self) -> None:
+        """Leave the user's model as it was before attach()."""
+        ...
+
+    def state_bytes(self) -> int: ...

@@ -1,0 +1,6 @@
+"""Which tokens are context and which are scored, in which forward pass?"""
+
+from evalkit.plan.parse import PLANS, parse_plan
+from evalkit.plan.plan import Banded, Chunk, Disjoint, Document, Plan, Sliding, Window
+
+__all__ = ["PLANS", "Banded", "Chunk", "Disjoint", "Document", "Plan", "Sliding", "Window", "parse_plan"]
