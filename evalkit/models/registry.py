@@ -1,0 +1,73 @@
+"""Which door opens this checkpoint?  Built-ins, entry points ``evalkit.models``, and ``module:Class``.
+
+A door is a class with ``name``, ``summary``, ``sniff(path, head) -> bool`` over the first 64 bytes, and
+``load(path, *, device, **options) -> Model``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from evalkit.errors import InputError, nearest
+from evalkit.settings import split_spec
+
+BUILT_IN = {
+    "golf": "evalkit.models.golf_file:GolfDoor",
+    "hf": "evalkit.models.hf:HuggingFaceDoor",
+}
+GROUP = "evalkit.models"
+BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "tiny.ek"
+
+
+def doors() -> dict[str, str]:
+    """Name -> "module:Class" of every door that is installed; ours come in by the same table."""
+    return BUILT_IN | {e.name: e.value for e in entry_points(group=GROUP)}
+
+
+def _import(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as fault:
+        raise InputError(f"cannot import '{target}': {fault}") from None
+
+
+def open_checkpoint(spec: str | Path | None, *, device: str = "cpu") -> Any:
+    """``FILE[:key=value,...]``, ``module:Class[:key=value]`` or None for the bundled checkpoint -> Model."""
+    require_torch()
+    if spec is None:
+        spec = BUNDLED
+    name, options = split_spec(str(spec))
+    path = Path(name).expanduser()
+    if not path.exists() and ":" in name and not name.startswith(("/", ".")):
+        return _import(name).load(path, device=device, **options)
+    if not path.exists():
+        raise InputError(f"checkpoint {name}: no such file; run 'evalkit doctor' to see the bundled one")
+    return door_for(path).load(path, device=device, **options)
+
+
+def door_for(path: Path) -> Any:
+    """The first door that recognises the content.  InputError lists the doors when none does."""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(64)
+        if not head:
+            raise InputError(f"checkpoint {path.name}: the file is empty (0 bytes)")
+    else:
+        head = b""
+    for target in doors().values():
+        door = _import(target)
+        if door.sniff(path, head):
+            return door
+    raise InputError(f"checkpoint {path.name}: no door recognises it (starts with {head[:8].hex()}){nearest('', doors())}")
+
+
+def require_torch() -> None:
+    """One sentence with the command when torch is not installed."""
+    try:
+        importlib.import_module("torch")
+    except ImportError:
+        raise InputError("torch is not installed; models need it: pip install 'evalkit[torch]'") from None
