@@ -1,0 +1,1 @@
+"""How is the base model made?  Text to tokenizer, shards, training run, quantised artifact."""
