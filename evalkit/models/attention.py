@@ -43,7 +43,11 @@ def banded_attention(
         queries = rotate(q[:, begin:end], positions[-(end - begin) :])
         mask = band_mask(end - begin, keys.size(1), window, q.device)
         y = F.scaled_dot_product_attention(
-            queries[None], rotate(keys, positions)[None], values[None], attn_mask=mask, enable_gqa=q.size(0) != k.size(0)
+            queries[None],
+            rotate(keys, positions)[None],
+            values[None],
+            attn_mask=mask,
+            enable_gqa=q.size(0) != k.size(0),
         )
         pieces.append(y[0])
     keep = max(0, k.size(1) - (window - 1))

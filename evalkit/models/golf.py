@@ -20,7 +20,6 @@ from evalkit.models.attention import banded_attention
 from evalkit.models.fingerprint import state_fingerprint
 from evalkit.settings import make_settings
 
-
 ACTIVATIONS = {
     "relu^2": lambda z: torch.relu(z).square(),
     "leaky^2": lambda z: F.leaky_relu(z, 0.5).square(),
@@ -190,7 +189,9 @@ def shape_of(tensors: dict[str, Tensor], where: str) -> dict[str, int]:
     except (KeyError, ValueError) as missing:
         raise InputError(f"{where}: not a baseline GPT checkpoint, tensor {missing} is missing") from None
     if heads == 0 or width % heads or kv_width % (width // heads):
-        raise InputError(f"{where}: {heads} heads do not divide width {width}, or key width {kv_width} is not whole heads")
+        raise InputError(
+            f"{where}: {heads} heads do not divide width {width}, or key width {kv_width} is not whole heads"
+        )
     kv_heads = kv_width // (width // heads)
     return dict(vocab=vocab, width=width, layers=layers, heads=heads, kv_heads=kv_heads, hidden=hidden)
 

@@ -105,7 +105,9 @@ def _beside(path: Path) -> dict[str, Any]:
     try:
         known = json.loads(sidecar.read_text(encoding="utf-8")).get("architecture", {})
     except (OSError, ValueError, AttributeError) as fault:
-        raise InputError(f"{sidecar.name}: the description beside the checkpoint is not readable JSON ({fault})") from None
+        raise InputError(
+            f"{sidecar.name}: the description beside the checkpoint is not readable JSON ({fault})"
+        ) from None
     found: dict[str, Any] = {}
     if "logit_softcap" in known:
         found["softcap"] = float(known["logit_softcap"])

@@ -62,7 +62,9 @@ def door_for(path: Path) -> Any:
         door = _import(target)
         if door.sniff(path, head):
             return door
-    raise InputError(f"checkpoint {path.name}: no door recognises it (starts with {head[:8].hex()}){nearest('', doors())}")
+    raise InputError(
+        f"checkpoint {path.name}: no door recognises it (starts with {head[:8].hex()}){nearest('', doors())}"
+    )
 
 
 def require_torch() -> None:

@@ -1,0 +1,33 @@
+"""evalkit: score a language model in bits per byte while adapters learn, legally, from text already scored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from evalkit.legality import audit as audit
+    from evalkit.scoring.score import score as score
+
+_PUBLIC = {
+    "score": "evalkit.scoring.score",
+    "ScoreOptions": "evalkit.scoring.score",
+    "audit": "evalkit.legality",
+    "open_checkpoint": "evalkit.models.registry",
+    "open_stream": "evalkit.stream",
+    "open_tokenizer": "evalkit.stream",
+    "parse_plan": "evalkit.plan",
+    "make_adapter": "evalkit.adapters.registry",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported on first use: ``import evalkit`` loads neither torch nor numpy."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'evalkit' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -1,0 +1,86 @@
+"""``evalkit doctor``: what is here, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from typing import Any
+
+from evalkit.cli.recipe import ASSETS
+
+CHECKS = (
+    (
+        "native kernels",
+        "evalkit._native",
+        "pip install --force-reinstall evalkit (needs a C++17 compiler for a source build)",
+        True,
+    ),
+    ("torch", "torch", "pip install 'evalkit[torch]'", True),
+    ("sentencepiece", "sentencepiece", "pip install sentencepiece", True),
+    ("constriction", "constriction", "pip install 'evalkit[torch]'", True),
+    ("pyarrow (documents.parquet)", "pyarrow", "pip install 'evalkit[report]'", False),
+    ("zstandard (.zst text)", "zstandard", "pip install 'evalkit[zstd]'", False),
+    ("flash-attn", "flash_attn", "pip install flash-attn (GPU only; torch's attention is used without it)", False),
+)
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("doctor", help="what is missing here, and the command that mends it")
+    parser.add_argument("--json", metavar="FILE", help="machine form; '-' prints it")
+
+
+def examine() -> list[dict[str, Any]]:
+    """One entry per check: name, ok, required, detail (version or remedy)."""
+    rows = [_python()]
+    for name, module, remedy, required in CHECKS:
+        try:
+            found = importlib.import_module(module)
+            rows.append(_row(name, True, required, str(getattr(found, "__version__", "found"))))
+        except ImportError as fault:
+            rows.append(_row(name, False, required, f"{remedy}  [{fault}]"))
+    for asset in ("tiny.ek", "sample.jsonl.xz", "fineweb_1024_bpe.model"):
+        there = (ASSETS / asset).is_file()
+        rows.append(
+            _row(f"bundled {asset}", there, True, "found" if there else "reinstall evalkit: the file is missing")
+        )
+    rows.append(_device())
+    return rows
+
+
+def _row(name: str, ok: bool, required: bool, detail: str) -> dict[str, Any]:
+    return {"name": name, "ok": ok, "required": required, "detail": detail}
+
+
+def _python() -> dict[str, Any]:
+    ok = sys.version_info >= (3, 11)
+    return _row("python", ok, True, sys.version.split()[0] if ok else "evalkit needs Python 3.11 or newer")
+
+
+def _device() -> dict[str, Any]:
+    try:
+        import torch
+    except ImportError:
+        return _row("device", False, False, "unknown without torch")
+    if torch.cuda.is_available():
+        return _row("device", True, False, f"cuda: {torch.cuda.get_device_name()}")
+    return _row(
+        "device", True, False, f"cpu, {torch.get_num_threads()} threads (no CUDA device found: runs go to the CPU)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    rows = examine()
+    if args.json:
+        text = json.dumps(rows, indent=2)
+        if args.json == "-":
+            print(text)
+        else:
+            with open(args.json, "w", encoding="utf-8") as file:
+                file.write(text + "\n")
+    if args.json != "-":
+        for row in rows:
+            mark = "ok  " if row["ok"] else ("MISS" if row["required"] else "opt ")
+            print(f"{mark}  {row['name']:<30} {row['detail']}")
+    return 0 if all(row["ok"] for row in rows if row["required"]) else 1

@@ -1,0 +1,120 @@
+"""``evalkit eval``: score a checkpoint on text, with and without adapters."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from evalkit.cli.recipe import DEFAULT_ADAPTERS, Recipe, RunSettings, read_recipe
+from evalkit.errors import InputError
+
+EXAMPLES = """examples:
+  evalkit eval                                            the bundled checkpoint on the bundled text
+  evalkit eval --text notes.txt --adapter none            the base alone, on your text
+  evalkit eval --text val.bin.xz --checkpoint model.ek --adapter ppm:memory_mb=512 --out runs/a
+  evalkit eval recipe.toml --out runs/b                   run again to go on where it stopped
+"""
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that every verb which scores something has."""
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="settings and adapters; flags win over it")
+    parser.add_argument("--checkpoint", metavar="C", help="FILE[:key=value,...] or module:Class (default: bundled)")
+    parser.add_argument("--tokenizer", metavar="T", help="SentencePiece .model, or 'byte' (default: the checkpoint's)")
+    parser.add_argument("--text", nargs="+", metavar="F", help="text files and token shards (default: bundled sample)")
+    parser.add_argument(
+        "--adapter", action="append", metavar="NAME[:k=v,...]", help="repeat for a stack; 'none' for the base alone"
+    )
+    parser.add_argument("--plan", metavar="NAME[:k=v]", help="disjoint, sliding, document or banded")
+    parser.add_argument("--limit-tokens", type=int, metavar="N", help="score the first N targets")
+    parser.add_argument("--chunk-tokens", type=int, metavar="N", help="targets a chunk at most (default 8192)")
+    parser.add_argument("--batch-tokens", type=int, metavar="N", help="input tokens a forward call at most (8192)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of everything random (default 0)")
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 or auto (default)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "eval",
+        help="score a checkpoint on text, with adapters",
+        description="Score text in bits per byte, with and without adapters that learn from what is already scored.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_run_flags(parser)
+    parser.add_argument("--nproc", type=int, metavar="N", help="ranks on this machine (default 1)")
+    parser.add_argument("--out", metavar="DIR", help="keep the run here; the same command again resumes it")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop when this much time was spent scoring")
+    parser.add_argument("--json", metavar="FILE", help="write run.json to FILE; '-' prints it instead of the table")
+    parser.add_argument("--no-sentinel", action="store_true", help="do not look at one whole row per chunk")
+
+
+def resolve(args: argparse.Namespace) -> Recipe:
+    """Recipe, then flags over it, then defaults.  InputError on numbers out of range."""
+    recipe = read_recipe(Path(args.recipe)) if args.recipe else Recipe(run=RunSettings(), adapters=[])
+    run = recipe.run
+    for name in RunSettings.__struct_fields__:
+        value = getattr(args, name, None)
+        if value is not None:
+            setattr(run, name, value)
+    if getattr(args, "no_sentinel", False):
+        run.sentinel = False
+    for name, least in (("limit_tokens", 1), ("nproc", 1), ("chunk_tokens", 1), ("batch_tokens", 1), ("threads", 1)):
+        value = getattr(run, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    if run.budget is not None and run.budget <= 0:
+        raise InputError(f"--budget must be positive seconds, got {run.budget:g}")
+    recipe.adapters = _chosen_adapters(args.adapter, recipe.adapters, bool(args.recipe))
+    return recipe
+
+
+def _chosen_adapters(
+    flags: list[str] | None, tables: list[tuple[str, dict[str, Any]]], has_recipe: bool
+) -> list[tuple[str, dict[str, Any]]]:
+    from evalkit.settings import split_spec
+
+    if flags is not None:
+        if "none" in flags and len(flags) > 1:
+            raise InputError(f"--adapter none stands alone, but {len(flags) - 1} more are given")
+        return [] if flags == ["none"] else [split_spec(flag) for flag in flags]
+    return tables if has_recipe else [(name, {}) for name in DEFAULT_ADAPTERS]
+
+
+def run(args: argparse.Namespace) -> int:
+    recipe = resolve(args)
+    if args.json and args.json != "-" and not Path(args.json).resolve().parent.is_dir():
+        raise InputError(f"--json {args.json}: its folder does not exist")
+    if recipe.run.nproc > 1:
+        from evalkit.cli.launch import launch_ranks
+
+        return launch_ranks(args, recipe)
+    from evalkit.cli.session import execute
+
+    result = execute(recipe, out=args.out)
+    return finish(result, args)
+
+
+def finish(result: Any, args: argparse.Namespace) -> int:
+    """Print the table or the JSON; exit code 1 when the budget stopped the run."""
+    if args.json == "-":
+        print(json.dumps(result.run, indent=2))
+    else:
+        from evalkit.report.terminal import print_result
+
+        print_result(result)
+        if args.json:
+            Path(args.json).write_text(json.dumps(result.run, indent=2) + "\n", encoding="utf-8")
+    if not result.complete:
+        booked = result.run["totals"]["targets"]
+        print(
+            f"evalkit: the budget of {args.budget} s stopped the run after {booked:,} targets; "
+            "run it again with the same --out to go on",
+            file=sys.stderr,
+        )
+        return 1
+    return 0

@@ -1,0 +1,85 @@
+"""What does a run consist of?  A recipe file, flags, and the defaults, resolved into one struct.
+
+[run]
+checkpoint = "model.ek"            # paths are relative to the recipe's folder
+text = ["val.jsonl"]
+plan = "sliding:seq_len=512,stride=64"
+
+[[adapter]]
+name = "ppm"
+orders = [2, 3, 4, 5, 6, 7]
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from evalkit.errors import InputError
+from evalkit.settings import make_settings
+
+DEFAULT_ADAPTERS = ("ppm",)
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+class RunSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The ``[run]`` table; each field has a flag of the same name."""
+
+    checkpoint: str | None = None
+    """FILE[:key=value,...] or module:Class; the bundled checkpoint when absent."""
+    tokenizer: str | None = None
+    """SentencePiece model file, or "byte"; what travels with the checkpoint when absent."""
+    text: list[str] = []
+    """Text files and token shards; the bundled sample when empty."""
+    plan: str | None = None
+    limit_tokens: int | None = None
+    """Score the first N targets only."""
+    nproc: int = 1
+    budget: float | None = None
+    """Seconds."""
+    chunk_tokens: int = 8192
+    batch_tokens: int = 8192
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    sentinel: bool = True
+    save_scores: bool | None = None
+
+
+class Recipe(msgspec.Struct, kw_only=True):
+    """A resolved recipe: settings of the run and adapter tables (name and raw settings), in stack order."""
+
+    run: RunSettings
+    adapters: list[tuple[str, dict[str, Any]]]
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe file.  InputError names the file, the place and the mend."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"recipe {path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        raise InputError(f"recipe {path}: not valid TOML ({fault})") from None
+    for key in raw:
+        if key not in ("run", "adapter", "about"):
+            raise InputError(f"recipe {path}: unknown table '{key}'; known: [run], [[adapter]], [about]")
+    run = make_settings(RunSettings, raw.get("run", {}), f"recipe {path}: [run]")
+    run.text = [_beside(path, t) for t in run.text]
+    run.checkpoint = _beside(path, run.checkpoint) if run.checkpoint else None
+    run.tokenizer = _beside(path, run.tokenizer) if run.tokenizer else None
+    adapters = []
+    for table in raw.get("adapter", []):
+        if not isinstance(table, dict) or "name" not in table:
+            raise InputError(f"recipe {path}: every [[adapter]] needs a name")
+        adapters.append((str(table["name"]), {k: v for k, v in table.items() if k != "name"}))
+    return Recipe(run=run, adapters=adapters)
+
+
+def _beside(recipe: Path, name: str) -> str:
+    """A path of the recipe, relative to the recipe's folder when such a file is there."""
+    candidate = recipe.parent / name
+    return str(candidate) if not Path(name).is_absolute() and candidate.exists() else name

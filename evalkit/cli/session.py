@@ -1,0 +1,123 @@
+"""How do a recipe's words become a model, a stream and adapters?  (Says on stderr what was chosen.)"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from evalkit.cli.recipe import ASSETS, Recipe
+from evalkit.errors import InputError
+
+FIELD_TOKENIZERS = {1024: ASSETS / "fineweb_1024_bpe.model"}
+"""Vocabulary -> the tokenizer that the field's checkpoints of that size were trained with."""
+
+
+def say(text: str) -> None:
+    """One line of the conversation, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def open_parts(recipe: Recipe) -> tuple[Any, Any, Any, list[Any]]:
+    """(model, stream, plan or None, adapters); everything that can be refused is refused before work begins."""
+    from evalkit.adapters.registry import make_adapter
+    from evalkit.models.registry import open_checkpoint, require_torch
+    from evalkit.plan import parse_plan
+    from evalkit.stream import open_stream
+
+    run = recipe.run
+    require_torch()
+    plan = parse_plan(run.plan) if run.plan else None
+    adapters = [make_adapter(name, raw) for name, raw in recipe.adapters]
+    device = choose_device(run.device, run.threads)
+    model = open_checkpoint(run.checkpoint, device=device)
+    tokenizer = choose_tokenizer(run.tokenizer, run.checkpoint, model)
+    stream = open_stream(run.text or [ASSETS / "sample.jsonl.xz"], tokenizer, limit_targets=run.limit_tokens)
+    say(
+        f"model {Path(run.checkpoint or 'bundled').name} on {device}; tokenizer {tokenizer.name} ({tokenizer.vocab_size} ids); "
+        f"text {len(stream.doc_start):,} documents, {stream.n_targets:,} targets, bytes from the {stream.bytes_from}"
+    )
+    return model, stream, plan, adapters
+
+
+def choose_device(wanted: str, threads: int | None) -> str:
+    """'auto' is cuda where there is one; sets the CPU threads.  InputError when the device is not there."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted != "cpu" and not (wanted.split(":")[0] == "cuda" and torch.cuda.is_available()):
+        raise InputError(
+            f"--device {wanted}: not available here; use cpu or auto ('evalkit doctor' shows what is found)"
+        )
+    return wanted
+
+
+def choose_tokenizer(wanted: str | None, checkpoint: str | None, model: Any) -> Any:
+    """The one asked for, the checkpoint's own, a .model beside it, or the field's for that vocabulary."""
+    from evalkit.stream import open_tokenizer
+
+    own = open_tokenizer(model.tokenizer_model) if model.tokenizer_model else None
+    if wanted is not None:
+        tokenizer = open_tokenizer(wanted)
+        if own is not None and own.fingerprint != tokenizer.fingerprint:
+            raise InputError(
+                f"--tokenizer {wanted}: the checkpoint was trained with another one (sha256 {own.fingerprint[:12]}, "
+                f"this is {tokenizer.fingerprint[:12]}); leave --tokenizer out to use its own"
+            )
+    else:
+        tokenizer = own or open_tokenizer(_find_tokenizer(checkpoint, model.vocab_size))
+    spare = model.vocab_size - tokenizer.vocab_size
+    if not 0 <= spare < 128:
+        raise InputError(
+            f"tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, the model {model.vocab_size}: they do not belong "
+            "together; give the tokenizer that the model was trained with: --tokenizer FILE.model"
+        )
+    return tokenizer
+
+
+def _find_tokenizer(checkpoint: str | None, vocab_size: int) -> Path:
+    from evalkit.settings import split_spec
+
+    beside = sorted(Path(split_spec(checkpoint or "")[0]).resolve().parent.glob("*.model"))
+    if len(beside) == 1:
+        say(f"tokenizer: the checkpoint carries none, taking {beside[0].name} beside it")
+        return beside[0]
+    if vocab_size in FIELD_TOKENIZERS:
+        say(
+            f"tokenizer: the checkpoint carries none, taking the field's {FIELD_TOKENIZERS[vocab_size].name} for {vocab_size} ids"
+        )
+        return FIELD_TOKENIZERS[vocab_size]
+    raise InputError(
+        f"the checkpoint carries no tokenizer and none is known for {vocab_size} ids; give --tokenizer FILE.model"
+    )
+
+
+def execute(recipe: Recipe, out: str | None, quiet: bool = False) -> Any:
+    """Open, score with progress, return the Result."""
+    from evalkit.cli.progress import Progress
+    from evalkit.scoring.score import ScoreOptions, score
+
+    model, stream, plan, adapters = open_parts(recipe)
+    run = recipe.run
+    options = ScoreOptions(
+        chunk_tokens=run.chunk_tokens,
+        batch_tokens=run.batch_tokens,
+        seed=run.seed,
+        sentinel=run.sentinel,
+        budget_seconds=run.budget,
+        save_scores=run.save_scores,
+        extra={
+            "checkpoint": run.checkpoint or "bundled",
+            "tokenizer": stream.tokenizer.name,
+            "text": list(stream.sources),
+            "limit_tokens": run.limit_tokens,
+            "device": str(model.device),
+            "threads": run.threads,
+            "nproc": run.nproc,
+        },
+    )
+    with Progress(stream.n_targets, quiet=quiet) as progress:
+        return score(model, stream, adapters, plan, out=out, options=options, on_chunk=progress.chunk)

@@ -1,0 +1,184 @@
+"""How is a stream scored?  The one loop: rows, stack, book, journal, observe.
+
+Nothing here knows a concrete model or adapter, or ranks.  ``forward`` yields rows batch by batch (its own process or
+many), the stack scores them in stream order, the ledger books, the journal is on disk before any learner sees a chunk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evalkit import _native
+from evalkit.adapters.base import Float64, Learner
+from evalkit.errors import EvalkitError
+from evalkit.plan import Chunk
+from evalkit.scoring.journal import Journal
+from evalkit.scoring.ledger import BookedChunk, Ledger, make_receipt, score_digest
+from evalkit.scoring.scores import ScoreFile
+from evalkit.scoring.sentinel import Sentinel
+from evalkit.scoring.state import Snapshot, load_snapshot, save_snapshot
+
+
+@dataclass
+class Spans:
+    """Wall seconds by verb of the loop."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    events: list[tuple[str, float, float]] = field(default_factory=list)
+    """(verb, start, end) in seconds since the loop began, for the trace."""
+    origin: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def span(self, verb: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            end = time.perf_counter()
+            self.seconds[verb] = self.seconds.get(verb, 0.0) + end - begin
+            self.events.append((verb, begin - self.origin, end - self.origin))
+
+
+@dataclass
+class Loop:
+    """Everything a run is made of.  ``folder`` None: nothing is kept on disk."""
+
+    stream: Any
+    forward: Any
+    stack: Any
+    learners: list[Learner]
+    ledger: Ledger
+    sentinel: Sentinel
+    spans: Spans = field(default_factory=Spans)
+    journal: Journal | None = None
+    scores: ScoreFile | None = None
+    folder: Path | None = None
+    on_chunk: Callable[[BookedChunk], None] = lambda booked: None
+    may_go_on: Callable[[BookedChunk | None], bool] = lambda booked: True
+    _saved_at: float = 0.0
+    _save_cost: float = 0.0
+
+    def run(self, chunks: Iterable[Chunk], booked: list[BookedChunk]) -> bool:
+        """Score what is not in ``booked`` yet.  True when every chunk is booked, False when the budget stopped it."""
+        if booked and booked[-1].hi == self.stream.n_targets + 1:
+            for entry in booked:
+                self.ledger.readmit(entry)
+            return True
+        first = self._resume(booked)
+        for chunk in chunks:
+            if chunk.index < first:
+                continue
+            if not self.may_go_on(self.ledger.chunks[-1] if self.ledger.chunks else None):
+                return False
+            nats = self._score(chunk)
+            if chunk.index < len(booked):
+                _check_replay(nats, booked[chunk.index])
+                entry = booked[chunk.index]
+                self.ledger.readmit(entry)
+            else:
+                entry = self._book(chunk, nats)
+            self._observe(chunk, nats)
+            self._save(entry)
+            self.on_chunk(entry)
+        return True
+
+    def _score(self, chunk: Chunk) -> Float64:
+        """Nats [S+1, n] of a chunk: fused, in stream order, with one strict probe on the way."""
+        probe = self.sentinel.position(chunk.index, chunk.lo, chunk.hi)
+        parts, batches = [], iter(self.forward.batches(chunk))
+        while True:
+            with self.spans.span("forward"):
+                rows = next(batches, None)
+            if rows is None:
+                return np.concatenate(parts, axis=1)
+            cut = probe - rows.lo if rows.lo <= probe < rows.hi else 0
+            if cut > 0:
+                parts.append(self._piece(rows, 0, cut, -1))
+            parts.append(self._piece(rows, cut, rows.hi - rows.lo, probe if rows.lo <= probe < rows.hi else -1))
+
+    def _piece(self, rows: Any, begin: int, end: int, probe: int) -> Float64:
+        """Score targets rows.lo+begin .. rows.lo+end-1; ``probe`` >= 0 means the first of them is probed."""
+        tokens = np.ascontiguousarray(self.stream.tokens[rows.lo + begin : rows.lo + end], dtype=np.int32)
+        if probe >= 0:
+            with self.spans.span("sentinel"):
+                row, side = rows.row(begin)
+                self.sentinel.before(self.stack, row, side, probe)
+        with self.spans.span("propose"):
+            hints = self.stack.propose(tokens)
+        with self.spans.span("gather"):
+            cands = np.ascontiguousarray(np.concatenate((tokens[:, None], hints), axis=1))
+            kept = rows.scalars(begin, end, cands)
+        with self.spans.span("experts"):
+            p = self.stack.score(tokens, cands, kept.p, kept.side)
+        if probe >= 0:
+            self.sentinel.after(p[:, 0], int(tokens[0]), probe)
+        nats = np.empty_like(p)
+        nats[0] = -kept.logp_target
+        nats[1:] = _native.neg_log(np.ascontiguousarray(p[1:]))
+        return nats
+
+    def _book(self, chunk: Chunk, nats: Float64) -> BookedChunk:
+        with self.spans.span("book"):
+            docs = self.stream.doc_of_target(chunk.lo, chunk.hi)
+            entry = self.ledger.book(chunk.index, chunk.lo, nats, docs, self.stream.target_bytes(chunk.lo, chunk.hi))
+        with self.spans.span("journal"):
+            if self.scores is not None:
+                self.scores.append(nats)
+            if self.journal is not None:
+                self.journal.append(entry)
+        return entry
+
+    def _observe(self, chunk: Chunk, nats: Float64) -> None:
+        if not self.learners:
+            return
+        tokens = np.asarray(self.stream.tokens[chunk.lo : chunk.hi], dtype=np.int32)
+        before = np.asarray(self.stream.tokens[max(0, chunk.lo - 8192) : chunk.lo], dtype=np.int32)
+        receipt = make_receipt(chunk.lo, tokens, nats[-1], before)
+        for learner in self.learners:
+            with self.spans.span(f"observe/{learner.name}"):
+                learner.observe(receipt)
+
+    def _save(self, entry: BookedChunk) -> None:
+        """Snapshot when it costs under a twentieth of the time since the last one."""
+        now = time.perf_counter()
+        if self.folder is None or now - self._saved_at < max(1.0, 20 * self._save_cost):
+            return
+        with self.spans.span("snapshot"):
+            parts = {"forward": self.forward.snapshot(), "stack": self.stack.snapshot()}
+            parts |= {f"learner{i}": learner.snapshot() for i, learner in enumerate(self.learners)}
+            save_snapshot(self.folder / "state", Snapshot(entry.index, entry.hi, parts))
+        self._saved_at = time.perf_counter()
+        self._save_cost = self._saved_at - now
+
+    def _resume(self, booked: list[BookedChunk]) -> int:
+        """Restore the newest snapshot; returns the index of the first chunk to run (some may be replayed)."""
+        self._saved_at = time.perf_counter()
+        found = load_snapshot(self.folder / "state", len(booked) - 1) if self.folder and booked else None
+        if found is None:
+            return 0
+        with self.spans.span("restore"):
+            for entry in booked[: found.chunk + 1]:
+                self.ledger.readmit(entry)
+            if self.ledger.next_target != found.hi:
+                raise EvalkitError(f"snapshot ends at target {found.hi}, the journal at {self.ledger.next_target}")
+            self.forward.restore(found.parts["forward"])
+            tokens = np.ascontiguousarray(self.stream.tokens[1 : found.hi], dtype=np.int32)
+            self.stack.restore(found.parts["stack"], tokens)
+            for i, learner in enumerate(self.learners):
+                learner.restore(found.parts[f"learner{i}"])
+        return found.chunk + 1
+
+
+def _check_replay(nats: Float64, entry: BookedChunk) -> None:
+    if score_digest(nats) != entry.digest:
+        raise EvalkitError(
+            f"chunk {entry.index} (targets {entry.lo}..{entry.hi - 1}) scores differently than when it was booked; "
+            "the software or the thread count changed under the run: start again with another --out"
+        )

@@ -1,0 +1,217 @@
+"""How does one score a stream?  ``score(model, stream, adapters, plan)``: the public face of the loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from evalkit.adapters.base import Learner
+from evalkit.errors import InputError
+from evalkit.plan import Banded, Plan, Sliding
+from evalkit.scoring.environment import code_fingerprint, environment, peak_memory_bytes
+from evalkit.scoring.journal import Journal
+from evalkit.scoring.ledger import BookedChunk, Ledger
+from evalkit.scoring.loop import Loop
+from evalkit.scoring.result import (
+    SCHEMA,
+    DocumentTable,
+    Result,
+    document_columns,
+    stage_rows,
+    totals,
+    write_documents,
+    write_json,
+)
+from evalkit.scoring.scores import ScoreFile
+from evalkit.scoring.sentinel import Sentinel
+
+SCORE_FILE_TARGETS = 8_000_000
+"""Up to here the scores of single targets are kept by default (8 bytes a stage and target)."""
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Everything about a run that is neither model, text nor adapter."""
+
+    chunk_tokens: int = 8192
+    """Targets a chunk, at most: the unit of journal and learning."""
+    batch_tokens: int = 8192
+    """Input tokens a forward call, at most."""
+    seed: int = 0
+    sentinel: bool = True
+    budget_seconds: float | None = None
+    """Stop after the chunk in which this many seconds of scoring were reached."""
+    save_scores: bool | None = None
+    """Keep scores.f64; None: when the stream has at most 8 million targets."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Written into ``settings`` as they are (how the run was called)."""
+
+
+def default_plan(model: Any) -> Plan:
+    """banded:window=512 where the model can, else sliding 512/64; shorter for models made for less."""
+    if "banded" in model.can:
+        return Banded(window=min(512, model.max_seq_len or 512))
+    seq_len = min(512, model.max_seq_len or 512)
+    return Sliding(seq_len=seq_len, stride=min(64, seq_len))
+
+
+def score(
+    model: Any,
+    stream: Any,
+    adapters: Sequence[Any] = (),
+    plan: Plan | None = None,
+    *,
+    out: Path | str | None = None,
+    options: ScoreOptions | None = None,
+    on_chunk: Callable[[BookedChunk], None] | None = None,
+    forward: Any = None,
+) -> Result:
+    """Score every target of the stream once, in order, and return totals, stages and documents.
+
+    ``adapters``: experts and learners, in stack order.  ``out``: run directory; a run that was cut short there goes on,
+    with the same bits.  Raises InputError (wrong input), LegalityError (a law was broken; booked chunks stay booked),
+    DivergenceError (a score that is not finite).
+    """
+    from evalkit.adapters.info import stream_info
+    from evalkit.adapters.stack import Stack
+    from evalkit.models.forward import Forward
+
+    options, plan = options or ScoreOptions(), plan or default_plan(model)
+    _check_fit(model, stream, plan, options)
+    info = stream_info(stream, options.seed)
+    learners = [a for a in adapters if isinstance(a, Learner) and not hasattr(a, "row")]
+    experts = [a for a in adapters if a not in learners]
+    stack = Stack(experts)
+    stack.begin(info)
+    stages = ("model", *(e.name for e in experts))
+    settings = _settings(plan, adapters, options)
+    fingerprint = _fingerprint(model, stream, settings)
+    folder = _folder(out)
+    attached = model
+    for learner in learners:
+        attached = learner.attach(attached, info)
+    if forward is None:
+        forward = Forward(attached, plan, stream.tokens, stack.needs, info.groups, options.batch_tokens)
+    journal, booked, scores = _open_files(folder, fingerprint, settings, stream, stages, options)
+    sentinel = Sentinel(options.seed, stages, options.sentinel)
+    loop = Loop(
+        stream, forward, stack, learners, Ledger(stages), sentinel, journal=journal, scores=scores, folder=folder
+    )
+    if on_chunk is not None:
+        loop.on_chunk = on_chunk
+    began = time.perf_counter()
+    if options.budget_seconds is not None:
+        limit = options.budget_seconds
+        loop.may_go_on = lambda _: time.perf_counter() - began < limit
+    try:
+        complete = loop.run(plan.chunks(stream.n_targets + 1, stream.doc_start, options.chunk_tokens), booked)
+    finally:
+        for learner in reversed(learners):
+            learner.detach()
+        if journal is not None:
+            journal.close()
+        if scores is not None:
+            scores.close()
+    wall = time.perf_counter() - began
+    described = [{"adapter": e.name, "settings": msgspec.to_builtins(e.settings)} for e in experts]
+    table = DocumentTable.from_chunks(loop.ledger.chunks)
+    run = {
+        "schema": SCHEMA,
+        "settings": settings,
+        "fingerprint": fingerprint,
+        "world_size": getattr(forward, "world_size", 1),
+        "complete": complete,
+        "totals": totals(table),
+        "stages": stage_rows(table, described, options.seed),
+        "bytes_from": stream.bytes_from,
+        "documents": len(table.doc),
+        "resumed_chunks": len(booked),
+        "seconds": {**{k: round(v, 6) for k, v in loop.spans.seconds.items()}, "wall": wall},
+        "peak_memory_bytes": peak_memory_bytes(),
+        "state_bytes": {"experts": stack.state_bytes(), **{x.name: x.state_bytes() for x in learners}},
+        "verdicts": {"sentinel": {"on": sentinel.enabled, "rows": sentinel.probes, "worst": sentinel.worst}},
+        "environment": environment(str(model.device)),
+    }
+    result = Result(run, table, folder, stages)
+    if folder is not None:
+        names = [str(stream.doc_name(d)) for d in range(len(stream.doc_start))]
+        write_documents(folder, document_columns(table, stages, names))
+        write_json(folder / "run.json", run)
+    return result
+
+
+def _check_fit(model: Any, stream: Any, plan: Plan, options: ScoreOptions) -> None:
+    if stream.tokenizer.vocab_size > model.vocab_size:
+        raise InputError(
+            f"tokenizer {stream.tokenizer.name} has {stream.tokenizer.vocab_size} ids but the model only "
+            f"{model.vocab_size}; give the tokenizer the model was trained with: --tokenizer FILE.model"
+        )
+    if options.chunk_tokens < plan.step:
+        raise InputError(
+            f"chunk_tokens {options.chunk_tokens} is shorter than one step of plan {plan.name} ({plan.step} targets)"
+        )
+
+
+def _settings(plan: Plan, adapters: Sequence[Any], options: ScoreOptions) -> dict[str, Any]:
+    return {
+        "plan": {"name": plan.name, **msgspec.to_builtins(plan)},
+        "adapters": [{"adapter": a.name, **msgspec.to_builtins(a.settings)} for a in adapters],
+        "chunk_tokens": options.chunk_tokens,
+        "batch_tokens": options.batch_tokens,
+        "seed": options.seed,
+        "sentinel": options.sentinel,
+        "budget_seconds": options.budget_seconds,
+        **options.extra,
+    }
+
+
+def _fingerprint(model: Any, stream: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """What must agree for a run to be resumed.  Budget and the way of calling may differ."""
+    import torch
+
+    keep = ("plan", "adapters", "chunk_tokens", "batch_tokens", "seed", "sentinel")
+    return {
+        "model": model.fingerprint,
+        "tokenizer": stream.tokenizer.fingerprint,
+        "text": stream.fingerprint,
+        **{key: settings[key] for key in keep},
+        "device": str(model.device),
+        "threads": torch.get_num_threads(),
+        "code": code_fingerprint(),
+    }
+
+
+def _folder(out: Path | str | None) -> Path | None:
+    if out is None:
+        return None
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as fault:
+        raise InputError(f"--out {folder}: cannot write there ({fault.strerror}); choose another folder") from None
+    return folder
+
+
+def _open_files(
+    folder: Path | None,
+    fingerprint: dict[str, Any],
+    settings: dict[str, Any],
+    stream: Any,
+    stages: tuple[str, ...],
+    options: ScoreOptions,
+) -> tuple[Journal | None, list[BookedChunk], ScoreFile | None]:
+    if folder is None:
+        return None, [], None
+    header = {"fingerprint": fingerprint, "settings": settings, "stages": list(stages)}
+    journal, booked = Journal.open(folder / "journal.jsonl", header)
+    keep = options.save_scores if options.save_scores is not None else stream.n_targets <= SCORE_FILE_TARGETS
+    done = booked[-1].hi - 1 if booked else 0
+    return journal, booked, ScoreFile(folder / "scores.f64", len(stages), done) if keep else None
