@@ -1,0 +1,16 @@
+"""What should a banded pass give?  The slow twin of ``GPT.banded``: the whole stream at once, a dense band mask."""
+
+from __future__ import annotations
+
+import torch
+
+from train.model import GPT
+from train.parts.reach import Banded
+
+
+def banded_naive(model: GPT, ids: torch.Tensor, window: int) -> torch.Tensor:
+    """int64 [L] -> logits [L, V]; L x L scores, every position counted from the start of the stream."""
+    raw = model.embed(ids[None])
+    empty = raw.new_zeros(1, model.config.kv_heads, 0, model.config.head_dim)
+    reach = Banded(model.config, window, [(empty, empty)] * model.config.layers, len(ids))
+    return model.head(model._run(ids[None], raw, None, reach))[0]
