@@ -193,7 +193,7 @@ def shape_of(tensors: dict[str, Tensor], where: str) -> dict[str, int]:
             f"{where}: {heads} heads do not divide width {width}, or key width {kv_width} is not whole heads"
         )
     kv_heads = kv_width // (width // heads)
-    return dict(vocab=vocab, width=width, layers=layers, heads=heads, kv_heads=kv_heads, hidden=hidden)
+    return {"vocab": vocab, "width": width, "layers": layers, "heads": heads, "kv_heads": kv_heads, "hidden": hidden}
 
 
 def build(tensors: dict[str, Tensor], options: dict[str, Any], where: str) -> GolfGPT:

@@ -7,6 +7,7 @@ Every target is booked once, in order; a score that is not finite stops the run.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -100,5 +101,5 @@ def _parts(nats: Float64, docs: np.ndarray, sizes: np.ndarray) -> tuple[Document
     edges = [0, *(np.flatnonzero(np.diff(docs)) + 1).tolist(), len(docs)]
     return tuple(
         DocumentPart(int(docs[a]), b - a, int(sizes[a:b].sum()), tuple(math.fsum(stage[a:b]) for stage in nats))
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in itertools.pairwise(edges)
     )
