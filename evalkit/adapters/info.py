@@ -1,0 +1,27 @@
+"""What may an adapter know of a stream before the first token?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evalkit.adapters.base import StreamInfo
+
+if TYPE_CHECKING:
+    from evalkit.stream.stream import Stream
+
+
+def stream_info(stream: Stream, seed: int = 0, vocab_size: int | None = None) -> StreamInfo:
+    """Constants of the tokenizer and the context token 0; nothing of the text.
+
+    ``vocab_size``: rows of the model when it has more than the tokenizer has pieces (the rest are unused ids with no
+    bytes); raises InputError when it has fewer.
+    """
+    table = stream.tokenizer.pieces.resized(vocab_size or stream.tokenizer.vocab_size)
+    return StreamInfo(
+        vocab_size=table.vocab_size,
+        bos_id=stream.tokenizer.bos_id,
+        first_token=int(stream.tokens[0]),
+        seed=seed,
+        piece_bytes=table.piece_bytes,
+        groups=dict(table.groups),
+    )

@@ -1,0 +1,221 @@
+"""How does text become token ids, and ids the exact bytes of the text again?"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from evalkit.errors import InputError
+from evalkit.stream.files import read_small
+from evalkit.stream.pieces import PieceTable, table_of
+from evalkit.stream.spmodel import ModelSpec, PieceKind, read_spec
+
+Int32 = npt.NDArray[np.int32]
+
+MODEL_LIMIT = 64 << 20
+"""Bytes of the largest tokenizer model that is read; the field's are below 0.5 MB."""
+BYTE_NAMES = ("byte", "byte260")
+SPACE_MARK = "\u2581"
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Text to ids and back.
+
+    ``model_bytes`` is what :func:`open_tokenizer` reads again, ``fingerprint`` its sha256 in hex.
+    """
+
+    name: str
+    vocab_size: int
+    bos_id: int
+    fingerprint: str
+    model_bytes: bytes
+    pieces: PieceTable
+
+    def encode(self, text: str) -> Int32:
+        """Ids of one document, int32 [n], without BOS."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Int32]:
+        """The same for many documents at once."""
+        ...
+
+    def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
+        """The exact bytes of a document's ids [n] by the byte rule, from the piece table; BOS is not among them."""
+        ...
+
+    def losses(self, text: str, ids: Int32) -> str:
+        """Why this text does not come back from its ids, as a clause for an error sentence; "" when unknown."""
+        ...
+
+
+def open_tokenizer(spec: str | Path | bytes | None) -> Tokenizer:
+    """Open "byte", the path of a SentencePiece ``.model``, or the bytes of either.
+
+    Raises InputError when there is none, it is missing, or it cannot carry text (see SentencePieceTokenizer).
+    """
+    if spec is None:
+        raise InputError(
+            "the checkpoint carries no tokenizer; give one with --tokenizer FILE.model or --tokenizer byte"
+        )
+    if isinstance(spec, bytes):
+        return ByteTokenizer() if spec == ByteTokenizer.model_bytes else SentencePieceTokenizer.from_bytes(spec)
+    if str(spec) in BYTE_NAMES:
+        return ByteTokenizer()
+    return SentencePieceTokenizer.from_file(spec)
+
+
+class ByteTokenizer:
+    """byte260: pad 0, bos 1, eos 2, unk 3, byte b is 4 + b.  Any text, one token a byte."""
+
+    name = "byte260"
+    vocab_size = 260
+    bos_id = 1
+    model_bytes = b"byte260"
+    fingerprint = hashlib.sha256(model_bytes).hexdigest()
+
+    def __init__(self) -> None:
+        kinds = [PieceKind.CONTROL] * 3 + [PieceKind.UNKNOWN] + [PieceKind.BYTE] * 256
+        texts = [b""] * 4 + [bytes([b]) for b in range(256)]
+        self.pieces: PieceTable = PieceTable.build(texts, kinds, leading_space_is_free=False)
+
+    def encode(self, text: str) -> Int32:
+        """UTF-8 bytes of the text plus 4: int32 [n]."""
+        return np.frombuffer(utf8(text), np.uint8).astype(np.int32) + 4
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Int32]:
+        return [self.encode(text) for text in texts]
+
+    def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
+        return decode_document(self, ids)
+
+    def losses(self, text: str, ids: Int32) -> str:
+        return ""
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model.  Refused at the door: no BOS control piece, white space kept at the end of pieces."""
+
+    def __init__(self, model: bytes, name: str, where: str) -> None:
+        import sentencepiece
+
+        self.spec: ModelSpec = read_spec(model, where)
+        self._processor: Any = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except (RuntimeError, TypeError, ValueError) as fault:
+            raise InputError(f"{where}: SentencePiece cannot load this model ({_first_line(fault)})") from None
+        self.name = name
+        self.model_bytes = model
+        self.vocab_size: int = self._processor.get_piece_size()
+        self.bos_id: int = self._processor.bos_id()
+        self.fingerprint = hashlib.sha256(model).hexdigest()
+        self._check(where)
+        self.pieces: PieceTable = table_of(self.spec)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> SentencePieceTokenizer:
+        """Open a ``.model`` file; raises InputError."""
+        return cls(read_small(path, MODEL_LIMIT, "a tokenizer model"), Path(path).name, str(path))
+
+    @classmethod
+    def from_bytes(cls, model_bytes: bytes, name: str = "the checkpoint's tokenizer") -> SentencePieceTokenizer:
+        """Open a serialised model, for example the one inside a checkpoint; raises InputError."""
+        return cls(model_bytes, name, name)
+
+    def encode(self, text: str) -> Int32:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Int32]:
+        """Encode on all cores; the ids do not depend on how many."""
+        for text in texts:
+            utf8(text)
+        if self._spells_mark:
+            return [self._encode_around_marks(t) if SPACE_MARK in t else i for t, i in self._pairs(texts)]
+        return [ids for _, ids in self._pairs(texts)]
+
+    def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
+        return decode_document(self, ids)
+
+    def losses(self, text: str, ids: Int32) -> str:
+        """Look for the known ways to lose text, the most telling first."""
+        if self.pieces.groups["unknown"][ids].any():
+            return "the tokenizer has no byte fallback: characters that it has no piece for became <unk>"
+        if self.spec.space not in self.spec.pieces:
+            return "the vocabulary has no piece for a lone space (U+2581), so a space becomes 3 byte pieces"
+        if SPACE_MARK in text:
+            return "the text holds U+2581, which this tokenizer reads as a space"
+        if text.split() == self.decode_bytes(ids).decode("utf-8", "replace").split():
+            return f"the tokenizer's normaliser ({self.spec.normalizer}) folds white space"
+        return f"the tokenizer's normaliser ({self.spec.normalizer}) rewrites characters"
+
+    @cached_property
+    def _spells_mark(self) -> bool:
+        """U+2581 in the text can be spelt with byte pieces: only where cutting the text there changes nothing else."""
+        spec = self.spec
+        exact = not (spec.has_charsmap or spec.leading_space_is_free)
+        return exact and spec.has_byte_fallback and spec.escape_whitespaces
+
+    def _pairs(self, texts: Sequence[str]) -> list[tuple[str, Int32]]:
+        ids = self._processor.encode(list(texts), out_type=int, num_threads=_cores())
+        return [(text, np.array(i, np.int32)) for text, i in zip(texts, ids, strict=True)]
+
+    def _encode_around_marks(self, text: str) -> Int32:
+        mark = [self._processor.piece_to_id(f"<0x{b:02X}>") for b in SPACE_MARK.encode()]
+        ids = list[int]()
+        for i, part in enumerate(text.split(SPACE_MARK)):
+            ids += (mark if i else []) + self._processor.encode(part, out_type=int)
+        return np.array(ids, np.int32)
+
+    def _check(self, where: str) -> None:
+        if len(self.spec.pieces) != self.vocab_size:
+            raise InputError(
+                f"{where}: the file lists {len(self.spec.pieces):,} pieces and SentencePiece {self.vocab_size:,}"
+            )
+        if self.spec.whitespace_suffix:
+            raise InputError(
+                f"{where}: this tokenizer keeps white space at the end of pieces (treat_whitespace_as_suffix), "
+                f"which the byte rule does not cover; train one with the default"
+            )
+        if self.bos_id < 0 or self.spec.kinds[self.bos_id] is not PieceKind.CONTROL:
+            raise InputError(
+                f"{where}: this tokenizer has no BOS control piece (bos id {self.bos_id}), but documents are "
+                f"separated by BOS; train one with bos_id=1"
+            )
+
+
+def decode_document(tokenizer: Tokenizer, ids: npt.ArrayLike) -> bytes:
+    """The bytes of ids [n] after a BOS; raises InputError for an id outside the vocabulary."""
+    ids = np.asarray(ids, np.int64)
+    wrong = (ids < 0) | (ids >= tokenizer.vocab_size)
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise InputError(f"token {at} is id {ids[at]}, but {tokenizer.name} has only {tokenizer.vocab_size:,} ids")
+    return tokenizer.pieces.decode(np.concatenate(([tokenizer.bos_id], ids[:-1])), ids)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def utf8(text: str) -> bytes:
+    """Encode as UTF-8; raises InputError for a lone surrogate, which no UTF-8 text can hold."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as fault:
+        code = ord(text[fault.start])
+        raise InputError(
+            f"character {fault.start} of the text is the lone surrogate U+{code:04X}, which UTF-8 cannot carry; "
+            f"mend the text"
+        ) from None
+
+
+def _first_line(fault: BaseException) -> str:
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0]
