@@ -1,0 +1,115 @@
+"""How is the denominator falsified?  Spaces twice, fallback bytes, sentinels, lossy text, constants, unit slips."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from evalkit.legality.zoo.pieces import BOS, BYTES, SPACE, WORDS, Pieces
+from evalkit.legality.zoo.specimen import Specimen
+from evalkit.legality.zoo.toy import Int64
+
+MARK = "\ue000"
+MARK_BYTES = MARK.encode()
+
+
+class SpaceTwice(Pieces):
+    """The leading space is in the table and is credited again when the stream is scored."""
+
+    def base(self, token: int) -> int:
+        return len(self.pieces[token])
+
+
+class FallbackThree(Pieces):
+    """A byte-fallback piece is decoded on its own, becomes U+FFFD, and is counted as three bytes."""
+
+    def base(self, token: int) -> int:
+        return len("\ufffd".encode()) if BYTES <= token < BYTES + 256 else super().base(token)
+
+
+class NoSpacePiece(Pieces):
+    """The vocabulary has no piece for a lone space, so it becomes the three bytes of U+2581, counted as three."""
+
+    words = WORDS[1:]
+
+    def restore(self, text: bytes) -> bytes:
+        return text.replace(SPACE.encode(), b" ").removeprefix(b" ")
+
+
+class CaseMarks(Pieces):
+    """Capitals are folded to a mark and a small letter.  The transform is lossless; the marks' bytes are counted."""
+
+    words = (*WORDS, MARK)
+    mark_bytes = len(MARK_BYTES)
+
+    def normalise(self, text: str) -> str:
+        return re.sub("[A-Z]", lambda m: MARK + m.group().lower(), text)
+
+    def restore(self, text: bytes) -> bytes:
+        return re.sub(MARK_BYTES + b"([a-z])", lambda m: m.group(1).upper(), text)
+
+    def base(self, token: int) -> int:
+        return self.mark_bytes if self.pieces[token] == MARK_BYTES else super().base(token)
+
+
+class CaseSidecar(CaseMarks):
+    """The fix: a mark stands for no byte of the original text."""
+
+    mark_bytes = 0
+
+
+class FixedRatio(Pieces):
+    """Bits per byte from a constant of 3.5 bytes a token."""
+
+    def bpb(self, tokens: Int64) -> float:
+        return float(-self.score(tokens)[1:].mean() / (np.log(2) * 3.5))
+
+
+class Casefolded(Pieces):
+    """The text is folded to small letters first; an easier text is scored, and its own bytes are counted."""
+
+    def normalise(self, text: str) -> str:
+        return text.casefold()
+
+
+class NarrowBoundary(Pieces):
+    """The boundary predicate of the counter forgets unused ids, so the space after one is credited."""
+
+    def byte_counts(self, tokens: Int64) -> Int64:
+        before = [BOS, *tokens.tolist()]
+        pairs = zip(tokens.tolist(), before, strict=False)
+        return np.array([self.base(x) + (self.leads(x) and b != BOS) for x, b in pairs], dtype=np.int64)
+
+
+class BitsOfBits(Pieces):
+    """The sum is divided by ln 2 twice."""
+
+    def bpb(self, tokens: Int64) -> float:
+        return super().bpb(tokens) / np.log(2)
+
+
+SPECIMENS = (
+    Specimen(
+        "D1",
+        "leading space counted twice",
+        "bytes",
+        SpaceTwice,
+        Pieces,
+        sources=(1545, 1576, 1632, 1672, 1687, 1698, 1705, 1734),
+    ),
+    Specimen(
+        "D2",
+        "byte-fallback pieces sized three",
+        "bytes",
+        FallbackThree,
+        Pieces,
+        sources=(1143, 1184, 1242, 1271, 1274, 1289, 1734),
+    ),
+    Specimen("D3", "no piece for a lone space", "bytes", NoSpacePiece, Pieces, sources=(755, 897)),
+    Specimen("D4", "bytes of sentinels counted", "bytes", CaseMarks, CaseSidecar, sources=(2071,)),
+    Specimen("D5", "a constant number of bytes a token", "bytes", FixedRatio, Pieces, sources=(875,)),
+    Specimen("D6", "lossy text: case folded away", "bytes", Casefolded, CaseSidecar, sources=(1578, 1585, 1604, 1670)),
+    Specimen("D7", "boundary rule without unused ids", "bytes", NarrowBoundary, Pieces, sources=(1804,)),
+    Specimen("D11", "unit slip: ln 2 twice", "bytes", BitsOfBits, Pieces, sources=(892,)),
+)

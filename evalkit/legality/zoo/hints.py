@@ -1,0 +1,164 @@
+"""Which hints, masks and pseudo-experts look at the target?  Word gates, exempt truncation, entropy experts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evalkit.legality.zoo.hashed import ExactPair
+from evalkit.legality.zoo.oracle import cached_rows
+from evalkit.legality.zoo.specimen import Specimen
+from evalkit.legality.zoo.toy import BOS, CommitReveal, Float64, Int64, Toy, V, network, softmax
+
+BOOST = 1.5
+WORD_START = np.arange(V) % 3 == 0
+
+
+def tilt(row: Float64, hint: int, boost: float = BOOST) -> Float64:
+    """p(v) e^{b [v = hint]} / (1 + p(hint)(e^b - 1)): one token up, the rest down, the sum stays 1."""
+    tilted = row.copy()
+    tilted[hint] *= np.exp(boost)
+    return tilted / (1.0 + row[hint] * np.expm1(boost))
+
+
+class WordGate(CommitReveal):
+    """The hint for x_t is given only when *x_t itself* starts no word: the gate tells the coder one bit of x_t.
+
+    The tilt is correctly normalised, and the first published form of best_agree did this.
+    """
+
+    def begin(self) -> None:
+        super().begin()
+        self.successor: dict[int, int] = {}
+
+    def score(self, tokens: Int64) -> Float64:
+        self.begin()
+        booked = np.empty(len(tokens))
+        for t, y in enumerate(tokens.tolist()):
+            booked[t] = self.gated(y)[y]
+            self.observe(y)
+        return np.log(booked)
+
+    def gated(self, y: int) -> Float64:
+        hint = self.successor.get(self.last, -1)
+        fires = hint >= 0 and not WORD_START[y] and y != BOS
+        return tilt(self.row(), hint) if fires else self.row()
+
+    def observe(self, x: int) -> None:
+        self.successor[self.last] = x
+        super().observe(x)
+
+
+class PrefixGate(WordGate):
+    """The fix: the gate asks x_{t-1} and the hint, never x_t."""
+
+    def gated(self, y: int) -> Float64:
+        hint = self.successor.get(self.last, -1)
+        fires = hint >= 0 and self.last < V and not WORD_START[self.last] and not WORD_START[hint]
+        return tilt(self.row(), hint) if fires else self.row()
+
+
+class ExemptTruncation(Toy):
+    """Mask every v below beta times the largest, *except the target*, then renormalise."""
+
+    def score(self, tokens: Int64) -> Float64:
+        booked, last = np.empty(len(tokens)), V
+        for t, y in enumerate(tokens.tolist()):
+            row = network()[last]
+            kept = row >= 0.1 * row.max()
+            kept[y] = True
+            booked[t] = row[y] / row[kept].sum()
+            last = y
+        return np.log(booked)
+
+
+class PaidTruncation(CommitReveal):
+    """The fix: mask without an exemption, and keep a little mass for what was masked."""
+
+    def row(self) -> Float64:
+        row = super().row()
+        kept = np.where(row >= 0.1 * row.max(), row, 0.0)
+        return 0.9 * kept / kept.sum() + 0.1 * row
+
+
+class EntropyExpert(Toy):
+    """A Hedge mixture in which one "expert" books exp(-H(row)) for whatever token occurs.
+
+    Its sum over the vocabulary is V e^{-H}; the first published Hedge mixer had it.
+    """
+
+    def score(self, tokens: Int64) -> Float64:
+        nn, cache = cached_rows(tokens)
+        at = np.arange(len(tokens)), tokens
+        experts = np.log([nn[at], cache[at], self.third(nn)])
+        evidence = np.cumsum(experts, axis=1) - experts
+        return np.log((softmax(evidence.T) * np.exp(experts.T)).sum(axis=1))
+
+    def third(self, nn: Float64) -> Float64:
+        return np.exp((nn * np.log(nn)).sum(axis=1))
+
+
+class VectorExperts(EntropyExpert):
+    """The fix: every expert must hand in a whole row; the third is the uniform one."""
+
+    def third(self, nn: Float64) -> Float64:
+        return np.full(len(nn), 1.0 / V)
+
+
+class TargetOnlyBias(ExactPair):
+    """An online bias multiplies the target's probability, min(1, p(y) e^{b_y}), and nothing is renormalised."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.bias = np.zeros(V)
+
+    def score(self, tokens: Int64) -> Float64:
+        self.begin()
+        booked = np.empty(len(tokens))
+        for t, y in enumerate(tokens.tolist()):
+            booked[t] = self.biased()[y]
+            self.bias[y] += 0.01 * min(1.0 / booked[t], 10.0)
+            self.bias *= 0.999
+            self.observe(y)
+        return np.log(booked)
+
+    def biased(self) -> Float64:
+        return np.minimum(1.0, network()[self.last] * np.exp(self.bias))
+
+
+class RenormalisedBias(TargetOnlyBias):
+    """The fix: the bias is a vector on the logits, and the row is divided by its sum."""
+
+    def biased(self) -> Float64:
+        row = network()[self.last] * np.exp(self.bias)
+        return row / row.sum()
+
+
+SPECIMENS = (
+    Specimen(
+        "A10",
+        "hint gated on the class of the target (first best_agree)",
+        "normalised",
+        WordGate,
+        PrefixGate,
+        sources=(1145, 1302, 1420, 1437, 1967, 2018, 2118, 2140),
+    ),
+    Specimen(
+        "A11", "truncation that spares the target", "normalised", ExemptTruncation, PaidTruncation, sources=(1055,)
+    ),
+    Specimen(
+        "A12",
+        "entropy as an expert (first Hedge mixer)",
+        "normalised",
+        EntropyExpert,
+        VectorExperts,
+        sources=(688, 700, 880, 995),
+    ),
+    Specimen(
+        "A16",
+        "online bias on the target alone",
+        "normalised",
+        TargetOnlyBias,
+        RenormalisedBias,
+        sources=(959, 241),
+    ),
+)

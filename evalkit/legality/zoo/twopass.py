@@ -1,0 +1,187 @@
+"""Which scorers read ahead?  Training before scoring, last epochs, rescoring, caches filled in a first pass."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from evalkit.legality.zoo.specimen import Specimen
+from evalkit.legality.zoo.toy import BOS, Float64, Int64, Toy, V, descend, logprob, network, network_logits, previous
+
+CHUNK = 16
+
+
+def chunks(length: int, size: int = CHUNK) -> Iterator[slice]:
+    """Consecutive slices of at most ``size``."""
+    return (slice(lo, min(lo + size, length)) for lo in range(0, length, size))
+
+
+def documents(tokens: Int64) -> list[slice]:
+    """Slices that start at BOS (the first one may start without)."""
+    starts = sorted({0, *np.flatnonzero(tokens == BOS).tolist()})
+    return [slice(lo, hi) for lo, hi in zip(starts, [*starts[1:], len(tokens)], strict=True)]
+
+
+class TrainFirst(Toy):
+    """Epochs of gradient descent over the whole stream, then one clean-looking scoring pass with fixed weights."""
+
+    epochs = 3
+
+    def score(self, tokens: Int64) -> Float64:
+        weights, context = network_logits().copy(), previous(tokens)
+        for _ in range(self.epochs):
+            for part in chunks(len(tokens)):
+                descend(weights, context[part], tokens[part], lr=0.4)
+        return logprob(weights, context, tokens)
+
+
+class ScoreFirst(TrainFirst):
+    """The fix: every chunk is booked, and only then trained on, as often as one likes."""
+
+    def score(self, tokens: Int64) -> Float64:
+        weights, context, booked = network_logits().copy(), previous(tokens), np.empty(len(tokens))
+        for part in chunks(len(tokens)):
+            booked[part] = logprob(weights, context[part], tokens[part])
+            descend(weights, context[part], tokens[part], lr=0.4, steps=self.epochs)
+        return booked
+
+
+class LastEpoch(Toy):
+    """Per document, several epochs of score-then-train; the buffer is overwritten and the last epoch is booked."""
+
+    epochs = 3
+
+    def score(self, tokens: Int64) -> Float64:
+        context, booked = previous(tokens), np.full(len(tokens), np.nan)
+        for doc in documents(tokens):
+            weights = network_logits().copy()
+            for epoch in range(self.epochs):
+                for lo in range(doc.start, doc.stop, 8):
+                    part = slice(lo, min(lo + 8, doc.stop))
+                    fresh = logprob(weights, context[part], tokens[part])
+                    booked[part] = self.book(booked[part], fresh, epoch)
+                    descend(weights, context[part], tokens[part], lr=0.4)
+        return booked
+
+    def book(self, old: Float64, new: Float64, epoch: int) -> Float64:
+        return new
+
+
+class FirstEpoch(LastEpoch):
+    """The fix: the first epoch is booked; what later epochs would say is of no account."""
+
+    def book(self, old: Float64, new: Float64, epoch: int) -> Float64:
+        return new if epoch == 0 else old
+
+
+class Rescored(Toy):
+    """Score all, train on all, score all again, and report the second score.  The ledger holds both."""
+
+    passes = 2
+
+    def ledger(self, tokens: Int64) -> tuple[Int64, Float64]:
+        """Bookings in the order they were made: stream index [N], log-probability [N]."""
+        weights, context, booked = network_logits().copy(), previous(tokens), []
+        for _ in range(self.passes):
+            booked.append(logprob(weights, context, tokens))
+            descend(weights, context, tokens, lr=0.2, steps=2)
+        return np.tile(np.arange(len(tokens)), self.passes), np.concatenate(booked)
+
+    def score(self, tokens: Int64) -> Float64:
+        return self.ledger(tokens)[1][-len(tokens) :]
+
+
+class BookedOnce(Rescored):
+    """The fix: the first score is the score."""
+
+    passes = 1
+
+
+class TwoPassCache(Toy):
+    """Pass one fills a bigram cache from the whole stream, pass two scores with it."""
+
+    def score(self, tokens: Int64) -> Float64:
+        counts: dict[int, Float64] = defaultdict(lambda: np.zeros(V))
+        context = previous(tokens).tolist()
+        for c, y in zip(context, tokens.tolist(), strict=True):
+            counts[c][y] += 1
+        booked = np.empty(len(tokens))
+        for t, (c, y) in enumerate(zip(context, tokens.tolist(), strict=True)):
+            seen, total = self.evidence(counts, c, y)
+            booked[t] = 0.4 * network()[c, y] + 0.6 * seen / total if total else network()[c, y]
+        return np.log(booked)
+
+    def evidence(self, counts: dict[int, Float64], c: int, y: int) -> tuple[float, float]:
+        return counts[c][y], counts[c].sum()
+
+
+class LeaveOneOut(TwoPassCache):
+    """Two passes with the token's own count taken out.  Every row sums to 1; the future is still in it."""
+
+    def evidence(self, counts: dict[int, Float64], c: int, y: int) -> tuple[float, float]:
+        return counts[c][y] - 1, counts[c].sum() - 1
+
+
+class OnePassCache(Toy):
+    """The fix for both: one pass, counts grow behind the position that is scored."""
+
+    def score(self, tokens: Int64) -> Float64:
+        counts: dict[int, Float64] = defaultdict(lambda: np.zeros(V))
+        booked, c = np.empty(len(tokens)), V
+        for t, y in enumerate(tokens.tolist()):
+            total = counts[c].sum()
+            booked[t] = 0.4 * network()[c, y] + 0.6 * counts[c][y] / total if total else network()[c, y]
+            counts[c][y] += 1
+            c = y
+        return np.log(booked)
+
+
+SPECIMENS = (
+    Specimen(
+        "B1",
+        "training on the stream before scoring it",
+        "score-first",
+        TrainFirst,
+        ScoreFirst,
+        also=("causal", "normalised", "single-pass"),
+        sources=(44, 150, 398, 406, 417, 442, 672, 1127, 1193, 1082),
+    ),
+    Specimen(
+        "B3",
+        "several epochs a document, the last one booked",
+        "score-first",
+        LastEpoch,
+        FirstEpoch,
+        also=("causal", "normalised", "single-pass"),
+        sources=(525, 548, 596, 611, 614),
+    ),
+    Specimen(
+        "B4",
+        "score, train, score again",
+        "single-pass",
+        Rescored,
+        BookedOnce,
+        also=("causal", "normalised", "score-first", "coverage"),
+        sources=(991, 1004),
+    ),
+    Specimen(
+        "B5",
+        "cache filled in a first pass",
+        "single-pass",
+        TwoPassCache,
+        OnePassCache,
+        also=("causal", "normalised", "score-first"),
+        sources=(846, 853, 868, 869, 870, 888, 959, 986),
+    ),
+    Specimen(
+        "B6",
+        "two passes, own count left out",
+        "causal",
+        LeaveOneOut,
+        OnePassCache,
+        also=("single-pass",),
+        sources=(881,),
+    ),
+)
