@@ -55,12 +55,14 @@ def run(recipe_name: str, files: list[Path], out: Path, overrides: list[str]) ->
 
     recipe = load_recipe(recipe_name, overrides)
     out.mkdir(parents=True, exist_ok=True)
-    from train import data, export
+    from train import data
     from train.loop import Trainer
 
     corpus = data.prepare(files, out / "data", recipe.model.vocab_size, recipe.data.held_out_permille)
     trainer = Trainer(recipe, corpus, out)
     trainer.run()
+    from train import export
+
     return export.finish(trainer, recipe_name)
 
 

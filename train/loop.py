@@ -68,8 +68,10 @@ class Trainer:
         return saved.facts["threads"], saved.facts["precision"]
 
     def identity(self) -> str:
-        """What must be equal for a resumed run to be the same run."""
-        return json.dumps([msgspec.to_builtins(self.recipe), self.corpus.fingerprint, self.device.type], sort_keys=True)
+        """What must be equal for a resumed run to be the same run (export settings may change)."""
+        recipe = msgspec.to_builtins(self.recipe)
+        del recipe["export"]
+        return json.dumps([recipe, self.corpus.fingerprint, self.device.type], sort_keys=True)
 
     def _build_optimisers(self) -> None:
         o = self.recipe.optim
