@@ -83,7 +83,7 @@ def score(
 
     options, plan = options or ScoreOptions(), plan or default_plan(model)
     _check_fit(model, stream, plan, options)
-    info = stream_info(stream, options.seed)
+    info = stream_info(stream, options.seed, model.vocab_size)
     learners = [a for a in adapters if isinstance(a, Learner) and not hasattr(a, "row")]
     experts = [a for a in adapters if a not in learners]
     stack = Stack(experts)
@@ -139,7 +139,7 @@ def score(
     }
     result = Result(run, table, folder, stages)
     if folder is not None:
-        names = [str(stream.doc_name(d)) for d in range(len(stream.doc_start))]
+        names = list(stream.doc_names)
         write_documents(folder, document_columns(table, stages, names))
         write_json(folder / "run.json", run)
     return result

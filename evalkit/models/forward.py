@@ -1,0 +1,135 @@
+"""How are a plan's windows run through a model?  One process; the harness has the version that shares them.
+
+Logits come first and know nothing of the targets; what a stack needs of each row is picked out afterwards.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from evalkit.adapters.base import Bool, Float64, Int32, Needs, Side
+from evalkit.errors import InputError
+from evalkit.models.rows import RowScalars, native_exp, reduce_rows
+from evalkit.plan import Chunk, Plan, Window
+
+
+@dataclass
+class BatchRows:
+    """Rows of the consecutive targets [lo, hi), still on the device."""
+
+    lo: int
+    hi: int
+    logits: torch.Tensor
+    needs: Needs
+    groups: dict[str, Bool]
+
+    def scalars(self, begin: int, end: int, cands: Int32) -> RowScalars:
+        """What the stack needs of targets lo+begin..lo+end-1; cands int32 [end-begin, K], column 0 the targets."""
+        return reduce_rows(self.logits[begin:end], cands, self.needs, self.groups, self.lo + begin)
+
+    @torch.no_grad()
+    def row(self, i: int) -> tuple[Float64, Side]:
+        """The whole row of target lo+i, float64 [V] probabilities, and its side scalars: no target involved."""
+        logp = self.logits[i : i + 1].double()
+        p = native_exp(logp - torch.logsumexp(logp, dim=-1, keepdim=True))[0]
+        side = reduce_rows(
+            self.logits[i : i + 1], np.zeros((1, 1), np.int32), self.needs, self.groups, self.lo + i
+        ).side
+        return p, side
+
+
+class Forward:
+    """Runs chunks in order on one device.  ``batch_tokens`` bounds the input tokens of a forward call."""
+
+    def __init__(
+        self, model: Any, plan: Plan, tokens: Any, needs: Needs, groups: dict[str, Bool], batch_tokens: int
+    ) -> None:
+        _check_fit(model, plan)
+        self.model, self.plan, self.tokens = model, plan, tokens
+        self.needs, self.groups, self.batch_tokens = needs, groups, batch_tokens
+        self._state: Any = None
+
+    def batches(self, chunk: Chunk) -> Iterator[BatchRows]:
+        """Rows of the chunk's targets, batch by batch, in stream order."""
+        for windows in chunk.batches(1 if self.plan.carries else self.batch_tokens):
+            logits = self._carry(windows[0]) if self.plan.carries else self._windows(windows)
+            yield BatchRows(windows[0].lo, windows[-1].hi, logits, self.needs, self.groups)
+
+    def _ids(self, window: Window) -> np.ndarray:
+        return np.asarray(self.tokens[window.start : window.hi - 1], dtype=np.int64)
+
+    @torch.no_grad()
+    def _windows(self, windows: Sequence[Window]) -> torch.Tensor:
+        ids = torch.from_numpy(np.stack([self._ids(w) for w in windows])).to(self.model.device)
+        logits = self.model.logits(ids)
+        if all(w.skip == windows[0].skip for w in windows):
+            return logits[:, windows[0].skip :].reshape(-1, logits.size(-1))
+        return torch.cat([row[w.skip :] for row, w in zip(logits, windows, strict=True)])
+
+    @torch.no_grad()
+    def _carry(self, window: Window) -> torch.Tensor:
+        ids = torch.from_numpy(self._ids(window)).to(self.model.device)
+        logits, self._state = self.model.banded(ids, self._state, self.plan.context)
+        return logits
+
+    def snapshot(self) -> bytes:
+        """Keys and values carried to the next window; empty when the plan carries nothing."""
+        if self._state is None:
+            return b""
+        flat: list[torch.Tensor] = []
+        shape = _flatten(self._state, flat)
+        buffer = io.BytesIO()
+        np.savez(buffer, shape=np.frombuffer(json.dumps(shape).encode(), np.uint8), **_as_arrays(flat))
+        return buffer.getvalue()
+
+    def restore(self, state: bytes) -> None:
+        if not state:
+            self._state = None
+            return
+        with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
+            shape = json.loads(arrays["shape"].tobytes())
+            dtypes = arrays["dtypes"].tobytes().decode().split(",")
+            flat = [torch.from_numpy(arrays[f"t{i}"].copy()).view(getattr(torch, d)) for i, d in enumerate(dtypes)]
+        self._state = _unflatten(shape, iter([t.to(self.model.device) for t in flat]))
+
+
+def _check_fit(model: Any, plan: Plan) -> None:
+    if plan.carries and "banded" not in model.can:
+        raise InputError(f"plan {plan.name}: this model cannot run a banded pass; use sliding:seq_len=512,stride=64")
+    limit = model.max_seq_len
+    if limit is not None and not plan.carries and plan.context > limit:
+        raise InputError(f"plan {plan.name}: windows of {plan.context} tokens, but the model takes at most {limit}")
+
+
+def _as_arrays(flat: list[torch.Tensor]) -> dict[str, np.ndarray]:
+    """Bytes of each tensor (bfloat16 has no numpy type) and the dtypes to restore."""
+    arrays = {f"t{i}": t.cpu().contiguous().view(torch.uint8).numpy() for i, t in enumerate(flat)}
+    names = ",".join(str(t.dtype).removeprefix("torch.") for t in flat)
+    return arrays | {"dtypes": np.frombuffer(names.encode(), np.uint8)}
+
+
+def _flatten(state: Any, flat: list[torch.Tensor]) -> Any:
+    """A nest of lists, tuples, ints, None and tensors -> its shape, with tensors moved to ``flat``."""
+    if isinstance(state, torch.Tensor):
+        flat.append(state)
+        return "t"
+    if isinstance(state, (list, tuple)):
+        return [_flatten(item, flat) for item in state]
+    if state is None or isinstance(state, int):
+        return state
+    raise TypeError(f"a banded state may hold tensors, lists, tuples, ints and None, found {type(state).__name__}")
+
+
+def _unflatten(shape: Any, tensors: Iterator[torch.Tensor]) -> Any:
+    if shape == "t":
+        return next(tensors)
+    if isinstance(shape, list):
+        return tuple(_unflatten(item, tensors) for item in shape)
+    return shape
