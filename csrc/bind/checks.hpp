@@ -1,0 +1,71 @@
+// What do the kernels accept from Python?  Exact dtype, C order, the right shape, ids in range: or a clear ValueError.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+
+namespace evalkit::bind {
+
+namespace py = pybind11;
+
+// Bind these with py::arg("name").noconvert(): another dtype or layout is refused, never copied in silence.
+using Float64 = py::array_t<double, py::array::c_style>;
+using Int32 = py::array_t<std::int32_t, py::array::c_style>;
+
+inline std::size_t length(const py::array& a, const char* name) {
+    if (a.ndim() != 1) throw py::value_error(std::string(name) + " must have 1 dimension, not " + std::to_string(a.ndim()));
+    return static_cast<std::size_t>(a.shape(0));
+}
+
+inline void check_shape(const py::array& a, std::size_t rows, std::size_t columns, const char* name) {
+    const bool fits = a.ndim() == 2 && static_cast<std::size_t>(a.shape(0)) == rows &&
+                      static_cast<std::size_t>(a.shape(1)) == columns;
+    if (!fits) {
+        throw py::value_error(std::string(name) + " must have shape [" + std::to_string(rows) + ", " +
+                              std::to_string(columns) + "]");
+    }
+}
+
+// lowest: 0, or -1 where "no token" is allowed.
+inline void check_ids(const Int32& ids, std::int32_t lowest, std::uint32_t vocab, const char* name) {
+    const std::int32_t* x = ids.data();
+    const auto n = static_cast<std::size_t>(ids.size());
+    for (std::size_t i = 0; i < n; ++i) {
+        if (x[i] < lowest || x[i] >= static_cast<std::int64_t>(vocab)) {
+            throw py::value_error(std::string(name) + "[" + std::to_string(i) + "] is " + std::to_string(x[i]) +
+                                  ", outside the vocabulary of " + std::to_string(vocab) + " ids");
+        }
+    }
+}
+
+inline std::uint32_t check_id(std::int64_t id, std::uint32_t vocab, const char* name) {
+    if (id < 0 || id >= static_cast<std::int64_t>(vocab)) {
+        throw py::value_error(std::string(name) + " is " + std::to_string(id) + ", outside the vocabulary of " +
+                              std::to_string(vocab) + " ids");
+    }
+    return static_cast<std::uint32_t>(id);
+}
+
+// The columns of a chunk: p [n, k]; cands [n, k], or None when k == vocab.
+inline std::size_t check_columns(const Int32& tokens, const py::object& cands, const Float64& p, std::uint32_t vocab) {
+    const std::size_t n = length(tokens, "tokens");
+    check_ids(tokens, 0, vocab, "tokens");
+    if (p.ndim() != 2) throw py::value_error("p must have 2 dimensions, not " + std::to_string(p.ndim()));
+    const auto k = cands.is_none() ? static_cast<std::size_t>(vocab) : static_cast<std::size_t>(p.shape(1));
+    check_shape(p, n, k, "p");
+    if (cands.is_none()) return k;
+    if (!py::isinstance<Int32>(cands)) throw py::type_error("cands must be None or a C-ordered int32 array");
+    const auto ids = py::reinterpret_borrow<Int32>(cands);
+    check_shape(ids, n, k, "cands");
+    check_ids(ids, -1, vocab, "cands");
+    return k;
+}
+
+inline const std::int32_t* data_or_null(const py::object& cands) {
+    return cands.is_none() ? nullptr : py::reinterpret_borrow<Int32>(cands).data();
+}
+
+}  // namespace evalkit::bind

@@ -1,0 +1,13 @@
+// evalkit._native: one bind_NAME per file of this folder, called here.
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+void bind_floats(py::module_& m);
+void bind_ppm(py::module_& m);
+
+PYBIND11_MODULE(_native, m) {
+    m.doc() = "The kernels of evalkit: plain C++ behind checked arrays.";
+    bind_floats(m);
+    bind_ppm(m);
+}

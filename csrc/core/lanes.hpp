@@ -1,0 +1,32 @@
+// Which of the eight lanes of a line hold this key?
+#pragma once
+
+#include <cstdint>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+namespace evalkit {
+
+// Bit i of the result: (key[i] & keep) == want.
+inline unsigned lanes_equal(const std::uint32_t* key, std::uint32_t want, std::uint32_t keep) {
+#if defined(__SSE2__)
+    const __m128i w = _mm_set1_epi32(static_cast<int>(want));
+    const __m128i k = _mm_set1_epi32(static_cast<int>(keep));
+    const __m128i a = _mm_load_si128(reinterpret_cast<const __m128i*>(key));
+    const __m128i b = _mm_load_si128(reinterpret_cast<const __m128i*>(key + 4));
+    const __m128i x = _mm_cmpeq_epi32(_mm_and_si128(a, k), w);
+    const __m128i y = _mm_cmpeq_epi32(_mm_and_si128(b, k), w);
+    const __m128i both = _mm_packs_epi16(_mm_packs_epi32(x, y), _mm_setzero_si128());
+    return static_cast<unsigned>(_mm_movemask_epi8(both));
+#else
+    unsigned mask = 0;
+    for (int i = 0; i < 8; ++i) mask |= static_cast<unsigned>((key[i] & keep) == want) << i;
+    return mask;
+#endif
+}
+
+inline int lowest(unsigned mask) { return __builtin_ctz(mask); }
+
+}  // namespace evalkit

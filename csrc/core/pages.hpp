@@ -1,0 +1,48 @@
+// Where does the memory of a table come from?  From the system in pages, zeroed, in huge pages where it has them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace evalkit {
+
+// One zeroed region.  Only pages that were touched count against the machine's memory.
+class Pages {
+ public:
+    Pages() = default;
+    explicit Pages(std::size_t bytes);
+    ~Pages();
+    Pages(Pages&& other) noexcept;
+    Pages& operator=(Pages&& other) noexcept;
+    Pages(const Pages&) = delete;
+    Pages& operator=(const Pages&) = delete;
+
+    void* data() const { return data_; }
+    std::size_t size() const { return size_; }
+
+ private:
+    void* data_ = nullptr;
+    void* base_ = nullptr;
+    std::size_t size_ = 0;
+    std::size_t mapped_ = 0;
+};
+
+// An array of 64-byte blocks that grows in chunks and never moves.  The caller zeroes what it takes.
+class Chunks {
+ public:
+    explicit Chunks(std::size_t chunk_bytes);
+    // Make blocks [0, count) usable.
+    void reserve(std::size_t count);
+    void* at(std::uint32_t block) const { return chunks_[block >> shift_] + (std::size_t{block & mask_} << 6); }
+    // Blocks per chunk: a run of blocks that must lie together may not cross a multiple of it.
+    std::uint32_t span() const { return mask_ + 1; }
+
+ private:
+    int shift_;
+    std::uint32_t mask_;
+    std::vector<Pages> owned_;
+    std::vector<unsigned char*> chunks_;
+};
+
+}  // namespace evalkit

@@ -1,0 +1,124 @@
+"""Which adapters are there, and how does a name on the command line become one?
+
+Built-ins, entry points of group ``evalkit.adapters``, ``package.module:Class`` and ``file.py:Class`` come in by the same
+path.  A class says what it is by its methods (``row``: an expert on the token clock; ``attach``: a learner on the chunk
+clock) and names its settings struct as ``Settings``; without one it takes no settings.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from evalkit.errors import InputError, nearest
+from evalkit.settings import make_settings, split_spec
+
+BUILT_IN = {
+    "ppm": "evalkit.adapters.ppm:Ppm",
+}
+GROUP = "evalkit.adapters"
+
+
+def known() -> dict[str, str]:
+    """Name -> "module:Class" of every adapter that is installed; a built-in wins over an entry point of its name."""
+    return {e.name: e.value for e in entry_points(group=GROUP)} | BUILT_IN
+
+
+def adapter_class(name: str) -> type:
+    """The class behind a name, ``module:Class`` or ``file.py:Class``.  InputError with the nearest name."""
+    if ":" in name:
+        return _import(name, name)
+    table = known()
+    if name not in table:
+        raise InputError(f"unknown adapter '{name}'{nearest(name, table)}")
+    return _import(table[name], name)
+
+
+def make_adapter(name: str, raw: Mapping[str, Any] | None = None) -> Any:
+    """Name and raw settings (strings of the command line, or TOML values) -> an adapter, ready for begin()."""
+    kind, raw = adapter_class(name), raw or {}
+    struct = getattr(kind, "Settings", None)
+    if struct is None:
+        if raw:
+            raise InputError(f"adapter {name} takes no settings, got '{next(iter(raw))}'")
+        return kind()
+    return kind(make_settings(struct, {k: _range(v) for k, v in raw.items()}, f"adapter {name}"))
+
+
+def parse_adapter(text: str) -> Any:
+    """``NAME[:key=value,...]`` -> an adapter, ready for begin()."""
+    return make_adapter(*split_spec(text))
+
+
+def describe(name: str | None = None) -> list[dict[str, Any]]:
+    """Rows of ``evalkit adapters``: name, clock, summary, settings (name, default, doc); one row when named."""
+    if name is not None:
+        return [_row(name, adapter_class(name))]
+    return [_row(each, adapter_class(each)) for each in known()]
+
+
+def _row(name: str, kind: type) -> dict[str, Any]:
+    clock = "token" if hasattr(kind, "row") else "chunk"
+    summary = (inspect.getdoc(kind) or "").split("\n")[0]
+    return {"name": name, "clock": clock, "summary": summary, "settings": _settings_rows(kind)}
+
+
+def _settings_rows(kind: type) -> list[dict[str, Any]]:
+    struct = getattr(kind, "Settings", None)
+    if struct is None:
+        return []
+    defaults = struct()
+    types = msgspec.inspect.type_info(struct).fields  # pyright: ignore[reportAttributeAccessIssue]
+    return [
+        {
+            "name": field.name,
+            "default": msgspec.to_builtins(getattr(defaults, field.name)),
+            "doc": ((getattr(field.type, "extra_json_schema", None) or {}).get("description", "")),
+        }
+        for field in types
+    ]
+
+
+def _range(value: Any) -> Any:
+    """``2..7`` is [2, 3, 4, 5, 6, 7]."""
+    found = re.fullmatch(r"(\d{1,6})\.\.(\d{1,6})", value) if isinstance(value, str) else None
+    return list(range(int(found[1]), int(found[2]) + 1)) if found else value
+
+
+def _import(target: str, name: str) -> type:
+    where, _, attribute = target.rpartition(":")
+    try:
+        module = _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+    except (ImportError, SyntaxError) as fault:
+        raise InputError(f"adapter {name}: cannot import {where} ({fault})") from None
+    kind = getattr(module, attribute, None)
+    if not isinstance(kind, type):
+        classes = [k for k, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
+        raise InputError(f"adapter {name}: {where} has no class '{attribute}'{nearest(attribute, classes)}")
+    if not (hasattr(kind, "row") or hasattr(kind, "attach")):
+        raise InputError(
+            f"adapter {name}: {attribute} is neither an expert (row, observe) nor a learner (attach, observe)"
+        )
+    return kind
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"adapter file {path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"evalkit_adapter_{path.stem}", path.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

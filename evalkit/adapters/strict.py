@@ -1,0 +1,81 @@
+"""How does a third-party expert in plain Python get the fused spelling?  From its own ``row`` and ``observe``.
+
+Subclass StrictExpert and write ``row`` and ``observe`` (and ``begin``, calling super).  The target is no argument of
+``row``; the rows of later targets are not reachable from the array that ``row`` gets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from evalkit.adapters.base import _MINT, Float64, Int32, Needs, Receipt, Settings, Side, StreamInfo, TokenChunk
+from evalkit.errors import EvalkitError
+
+CONTEXT = 64
+"""Booked tokens that the receipts of the fused spelling carry."""
+
+
+class StrictExpert:
+    """An expert whose ``score`` is the strict spelling, target by target.  It asks for whole rows.
+
+    Receipts made here carry ``nats`` = NaN: inside a chunk no score is booked yet.  Learn from the row that you gave
+    and from the token, not from ``receipt.nats``.
+    """
+
+    name: ClassVar[str] = "strict"
+    settings: Any = Settings()
+
+    def begin(self, info: StreamInfo) -> None:
+        self.info = info
+        self._next = 1
+        self._seen = np.array([info.first_token], np.int32)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(rows=True)
+
+    def propose(self, tokens: Int32) -> Int32:
+        """No hints: int32 [n, 0]."""
+        return np.empty((len(tokens), 0), np.int32)
+
+    def row(self, p: Float64, side: Side, history: tuple[Float64, ...] = ()) -> Float64:
+        """float64 [V] -> float64 [V]: yours to write."""
+        raise NotImplementedError(f"{type(self).__name__} must define row(p, side, history)")
+
+    def observe(self, receipt: Receipt) -> None:
+        """Learn one booked target: yours to write."""
+        raise NotImplementedError(f"{type(self).__name__} must define observe(receipt)")
+
+    def score(self, chunk: TokenChunk, p: Float64) -> Float64:
+        """[n, V] -> [n, V]: row, then receipt, then observe, for one target after the other."""
+        if chunk.cands is not None:
+            raise EvalkitError(f"{self.name} needs whole rows and was given {chunk.cands.shape[1]} columns")
+        out = np.empty_like(p)
+        for i in range(len(p)):
+            history = tuple(h[i].copy() for h in chunk.history)
+            out[i] = self.row(p[i].copy(), chunk.side.at(i), history)
+            self.observe(self._receipt(int(chunk.tokens[i])))
+        return out
+
+    def _receipt(self, token: int) -> Receipt:
+        one = np.array([token], np.int32)
+        receipt = Receipt(self._next, self._next + 1, one, np.array([np.nan]), self._seen.copy(), mint=_MINT)
+        self._next += 1
+        self._seen = np.append(self._seen, one)[-CONTEXT:]
+        return receipt
+
+    def snapshot(self) -> bytes:
+        """Override together with ``restore`` when something learned does not follow from the tokens."""
+        return b""
+
+    def restore(self, state: bytes, tokens: Int32) -> None:
+        """Replay the tokens through ``observe``; right when observe reads nothing but the receipt's tokens."""
+        if state:
+            raise EvalkitError(f"{self.name} keeps no snapshot, but was given {len(state)} bytes")
+        for token in tokens:
+            self.observe(self._receipt(int(token)))
+
+    def state_bytes(self) -> int:
+        return 0

@@ -1,0 +1,98 @@
+"""Do the kernels refuse every array that is not exactly what they were promised?"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evalkit import _native
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def ppm() -> _native.DirichletPpm:
+    core = _native.DirichletPpm(10, [2, 3], [4.0, 4.0], 1, 1 << 22, 0)
+    core.begin(0)
+    return core
+
+
+def test_exp_and_log_are_the_c_librarys_whatever_the_shape() -> None:
+    x = -np.random.default_rng(0).gamma(2.0, 4.0, size=(37, 11))
+    got = _native.exp(x)
+    assert got.shape == x.shape
+    assert got.ravel().tolist() == [math.exp(v) for v in x.ravel()]
+    assert _native.neg_log(got).ravel().tolist() == [-math.log(v) for v in got.ravel()]
+    assert _native.exp(x[3:4, 5:6].copy())[0, 0] == got[3, 5]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "cands", "p", "error"),
+    [
+        (np.zeros(2, np.int64), None, np.zeros((2, 10)), TypeError),
+        (np.zeros(2, np.int32), None, np.zeros((2, 10), np.float32), TypeError),
+        (np.zeros(4, np.int32)[::2], None, np.zeros((2, 10)), TypeError),
+        (np.zeros(2, np.int32), None, np.asfortranarray(np.zeros((2, 10))), TypeError),
+        (np.zeros((2, 1), np.int32), None, np.zeros((2, 10)), ValueError),
+        (np.zeros(2, np.int32), None, np.zeros((2, 9)), ValueError),
+        (np.zeros(2, np.int32), None, np.zeros((3, 10)), ValueError),
+        (np.zeros(2, np.int32), None, np.zeros(10), ValueError),
+        (np.zeros(2, np.int32), np.zeros((2, 2), np.int64), np.zeros((2, 2)), TypeError),
+        (np.zeros(2, np.int32), np.zeros((2, 3), np.int32), np.zeros((2, 2)), ValueError),
+        (np.array([0, 10], np.int32), None, np.zeros((2, 10)), ValueError),
+        (np.array([0, -1], np.int32), None, np.zeros((2, 10)), ValueError),
+        (np.zeros(2, np.int32), np.array([[0, -2], [0, 0]], np.int32), np.zeros((2, 2)), ValueError),
+        (np.zeros(2, np.int32), np.array([[0, 10], [0, 0]], np.int32), np.zeros((2, 2)), ValueError),
+    ],
+)
+def test_wrong_arrays_are_refused(tokens: np.ndarray, cands: object, p: np.ndarray, error: type) -> None:
+    with pytest.raises(error):
+        ppm().score(tokens, cands, p)  # type: ignore[arg-type]
+
+
+def test_a_refused_call_counts_nothing() -> None:
+    core = ppm()
+    with pytest.raises(ValueError, match=r"tokens\[1\] is 10, outside the vocabulary of 10"):
+        core.observe(np.array([1, 10], np.int32))
+    assert core.pairs == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (1, [2], [4.0], 1, 1 << 22, 0),
+        (1 << 19, [2], [4.0], 1, 1 << 30, 0),
+        (10, [], [], 1, 1 << 22, 0),
+        (10, [2], [4.0, 4.0], 1, 1 << 22, 0),
+        (10, [3, 2], [4.0, 4.0], 1, 1 << 22, 0),
+        (10, [25], [4.0], 1, 1 << 22, 0),
+        (10, [2], [0.0], 1, 1 << 22, 0),
+        (10, [2], [math.nan], 1, 1 << 22, 0),
+        (10, [2], [4.0], 1, 100, 0),
+    ],
+)
+def test_wrong_construction_is_refused(arguments: tuple) -> None:
+    with pytest.raises(ValueError):
+        _native.DirichletPpm(*arguments)
+
+
+def test_a_row_needs_a_row() -> None:
+    with pytest.raises(ValueError):
+        ppm().row(np.zeros(9))
+    with pytest.raises(ValueError):
+        ppm().begin(10)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "csrc" / "tests").glob("test_*.cpp")))
+def test_cpp(name: str, tmp_path: Path) -> None:
+    """The C++ tests know no Python: built with the system's compiler and run."""
+    program = tmp_path / name
+    core = sorted(str(p) for p in (ROOT / "csrc" / "core").glob("*.cpp"))
+    source = str(ROOT / "csrc" / "tests" / f"{name}.cpp")
+    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"]
+    subprocess.run(["g++", *flags, source, *core, "-o", str(program)], check=True)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,194 @@
+"""Does a stack hand every stage what it asked for, and adapters come from names?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Side, StreamInfo, TokenChunk
+from evalkit.adapters.registry import describe, make_adapter, parse_adapter
+from evalkit.adapters.stack import Stack, merge_needs
+from evalkit.adapters.strict import StrictExpert
+from evalkit.errors import EvalkitError, InputError
+
+INFO = StreamInfo(vocab_size=5, bos_id=1, first_token=1)
+
+
+class Halves(StrictExpert):
+    """Mix half of a unigram count into the row."""
+
+    name: ClassVar[str] = "halves"
+
+    def begin(self, info: StreamInfo) -> None:
+        super().begin(info)
+        self.count = np.ones(info.vocab_size)
+
+    def row(self, p: Float64, side: Side, history: tuple[Float64, ...] = ()) -> Float64:
+        self.saw = (side, history)
+        return 0.5 * p + 0.5 * self.count / self.count.sum()
+
+    def observe(self, receipt: Receipt) -> None:
+        self.count[receipt.tokens[0]] += 1
+        self.context = receipt.context
+
+
+class Hinter:
+    """Doubles nothing: records what it is given."""
+
+    name: ClassVar[str] = "hinter"
+    settings = None
+
+    def __init__(self, hints: int) -> None:
+        self.needs = Needs(hints=hints, entropy=True, masses=("word_start",))
+
+    def begin(self, info: StreamInfo) -> None:
+        self.chunks: list[TokenChunk] = []
+
+    def propose(self, tokens: Int32) -> Int32:
+        return np.full((len(tokens), self.needs.hints), self.needs.hints, np.int32)
+
+    def score(self, chunk: TokenChunk, p: Float64) -> Float64:
+        self.chunks.append(chunk)
+        return p
+
+    def row(self, p: Float64, side: Side, history: tuple[Float64, ...] = ()) -> Float64:
+        return p
+
+    def observe(self, receipt: Receipt) -> None: ...
+
+    def snapshot(self) -> bytes:
+        return b"h"
+
+    def restore(self, state: bytes, tokens: Int32) -> None:
+        self.restored = (state, tokens)
+
+    def state_bytes(self) -> int:
+        return 7
+
+
+def test_hints_and_own_columns() -> None:
+    one, two = Hinter(1), Hinter(2)
+    stack = Stack([one, two])
+    stack.begin(INFO)
+    tokens = np.array([3, 4], np.int32)
+    hints = stack.propose(tokens)
+    assert hints.tolist() == [[1, 2, 2], [1, 2, 2]]
+    cands = np.concatenate((tokens[:, None], hints), axis=1)
+    p = np.arange(8, dtype=np.float64).reshape(2, 4)
+    out = stack.score(tokens, cands, p, Side())
+    assert out.shape == (3, 2)
+    assert out.tolist() == [[0.0, 4.0]] * 3
+    assert (one.chunks[0].own, two.chunks[0].own) == (1, 2)
+    assert len(one.chunks[0].history) == 0
+    assert two.chunks[0].history[0] is p
+    assert stack.needs == Needs(hints=3, entropy=True, masses=("word_start",))
+    assert stack.state_bytes() == 14
+
+
+def test_one_stage_that_needs_rows_gives_rows_to_all() -> None:
+    stack = Stack([Hinter(1), Halves()])
+    assert stack.needs.rows
+    stack.begin(INFO)
+    p = np.full((3, 5), 0.2)
+    tokens = np.array([2, 2, 0], np.int32)
+    out = stack.score(tokens, np.zeros((3, 2), np.int32), p, Side())
+    assert stack.experts[0].chunks[0].cands is None  # type: ignore[attr-defined]
+    np.testing.assert_allclose(out[2], [0.5 * 0.2 + 0.5 / 5, 0.5 * 0.2 + 0.5 * 2 / 6, 0.5 * 0.2 + 0.5 / 7])
+
+
+def test_a_strict_expert_cannot_reach_the_next_row_or_target() -> None:
+    expert = Halves()
+    expert.begin(INFO)
+    p = np.full((4, 5), 0.2)
+    seen: list[Float64] = []
+    expert.row = lambda q, side, history=(): (seen.append(q), q)[1]  # type: ignore[method-assign]
+    expert.score(TokenChunk(np.array([1, 2, 3, 4], np.int32), None, Side()), p)
+    assert [q.base for q in seen] == [None] * 4
+    assert expert.context.tolist() == [1, 1, 2, 3]
+
+
+def test_a_strict_expert_needs_rows() -> None:
+    expert = Halves()
+    expert.begin(INFO)
+    with pytest.raises(EvalkitError, match="whole rows"):
+        expert.score(TokenChunk(np.zeros(1, np.int32), np.zeros((1, 1), np.int32), Side()), np.ones((1, 1)))
+
+
+def test_snapshots_of_another_stack_are_refused() -> None:
+    stack = Stack([Hinter(1)])
+    stack.begin(INFO)
+    tokens = np.array([1, 2], np.int32)
+    stack.restore(stack.snapshot(), tokens)
+    assert stack.experts[0].restored == (b"h", tokens)  # type: ignore[attr-defined]
+    other = Stack([Halves()])
+    other.begin(INFO)
+    with pytest.raises(EvalkitError, match="'hinter'"):
+        other.restore(stack.snapshot(), tokens)
+    for garbage in (b"", b"\x00", stack.snapshot()[:-1], b"\xdd\xff\xff\xff\xff"):
+        with pytest.raises(EvalkitError, match="snapshot"):
+            stack.restore(garbage, tokens)
+
+
+def test_a_wrong_number_of_hints_is_our_fault_not_silent() -> None:
+    expert = Hinter(2)
+    expert.propose = lambda tokens: np.zeros((len(tokens), 1), np.int32)  # type: ignore[method-assign]
+    stack = Stack([expert])
+    with pytest.raises(EvalkitError, match="promised"):
+        stack.propose(np.zeros(3, np.int32))
+
+
+def test_an_empty_stack_is_the_model() -> None:
+    stack = Stack([])
+    stack.begin(INFO)
+    tokens = np.array([2], np.int32)
+    assert stack.propose(tokens).shape == (1, 0)
+    assert stack.score(tokens, tokens[:, None], np.array([[0.3]]), Side()).tolist() == [[0.3]]
+    assert merge_needs([]) == Needs()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("pmp", "did you mean 'ppm'"),
+        ("ppm:ordres=2..7", "did you mean 'orders'"),
+        ("ppm:min_count=2,min_count=3", "given twice"),
+        ("no_such_module:Class", "cannot import no_such_module"),
+        ("evalkit.adapters.ppm:Pmp", "did you mean 'Ppm'"),
+        ("evalkit.adapters.ppm:PpmSettings", "neither an expert"),
+        ("nowhere.py:Mine", "no such file"),
+    ],
+)
+def test_wrong_names_get_a_sentence(text: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        parse_adapter(text)
+
+
+def test_a_class_in_a_file_is_an_adapter(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from evalkit.adapters.strict import StrictExpert\n"
+        "class Mine(StrictExpert):\n"
+        "    'Leave the row alone.'\n"
+        "    name = 'mine'\n"
+        "    def row(self, p, side, history=()): return p\n"
+        "    def observe(self, receipt): pass\n"
+    )
+    expert = make_adapter(f"{file}:Mine")
+    assert expert.name == "mine"
+    row = describe(f"{file}:Mine")[0]
+    assert (row["clock"], row["summary"], row["settings"]) == ("token", "Leave the row alone.", [])
+    with pytest.raises(InputError, match="takes no settings"):
+        make_adapter(f"{file}:Mine", {"x": "1"})
+    file.write_text("class Mine(:\n")
+    with pytest.raises(InputError, match="cannot import"):
+        make_adapter(f"{file}:Mine")
+
+
+def test_the_table_of_adapters_has_docs_for_every_setting() -> None:
+    for row in describe():
+        assert row["summary"]
+        for setting in row["settings"]:
+            assert setting["doc"], (row["name"], setting["name"])
