@@ -104,8 +104,8 @@ def _drain(box: Any, data: bytes) -> Iterator[bytes]:
     """Feed ``data``; take what comes in slices of at most SLICE bytes."""
     while True:
         piece = box.decompress(data, SLICE)
-        if piece:
-            yield piece
+        for lo in range(0, len(piece), SLICE):
+            yield piece[lo : lo + SLICE]
         data = getattr(box, "unconsumed_tail", b"")  # zlib hands input back, lzma keeps it
         if box.eof or (not data and len(piece) < SLICE and getattr(box, "needs_input", True)):
             return
