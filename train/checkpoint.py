@@ -42,6 +42,6 @@ def read(folder: Path) -> Checkpoint | None:
     try:
         with safe_open(str(path), "pt") as file:
             facts = json.loads((file.metadata() or {})["facts"])
-            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, facts)
+            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, facts)  # noqa: SIM118 - safe_open is no dict
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"the checkpoint {path} is damaged ({error}); remove it to start the run again") from None

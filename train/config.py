@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from evalkit.errors import InputError
@@ -44,11 +46,45 @@ class GPTConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     def heads(self) -> int:
         return self.width // self.head_dim
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter of the model, by name and without building it; the artifact reader trusts these."""
+        d, hidden, kv = self.width, self.mlp_ratio * self.width, self.kv_heads * self.head_dim
+        shapes: dict[str, tuple[int, ...]] = {"embed.weight": (self.vocab_size, d)}
+        if self.smear:
+            shapes |= {"smear.lam": (1,), "smear.weight": (self.gate_dims,)}
+        for layer in range(self.layers):
+            at = f"blocks.{layer}."
+            shapes |= {
+                f"{at}mix": (2, d),
+                f"{at}attn_scale": (d,),
+                f"{at}mlp_scale": (d,),
+                f"{at}attn.q_gain": (self.heads,),
+            }
+            shapes |= {
+                f"{at}attn.{m}.weight": s for m, s in (("q", (d, d)), ("k", (kv, d)), ("v", (kv, d)), ("out", (d, d)))
+            }
+            shapes |= {f"{at}mlp.up.weight": (hidden, d), f"{at}mlp.down.weight": (d, hidden)}
+            if self.head_gate:
+                shapes[f"{at}attn.gate"] = (self.heads, self.gate_dims)
+            if self.value_residual and layer > 0:
+                shapes[f"{at}attn.v_mix"] = (1,)
+        return shapes
+
     def check(self) -> GPTConfig:
         """Return self; raise InputError when the shape cannot be built."""
-        sizes = (self.vocab_size, self.layers, self.width, self.head_dim, self.kv_heads, self.mlp_ratio, self.max_seq_len)
-        if min(sizes) < 1 or max(sizes) > 1 << 20:
-            raise InputError(f"model sizes must lie in 1..{1 << 20}, got {sizes}; mend the [model] table")
+        sizes = (
+            self.vocab_size,
+            self.layers,
+            self.width,
+            self.head_dim,
+            self.kv_heads,
+            self.mlp_ratio,
+            self.max_seq_len,
+        )
+        if min(sizes) < 1 or max(sizes) > 1 << 20 or self.layers > 1024:
+            raise InputError(
+                f"model sizes must lie in 1..{1 << 20}, with at most 1024 layers, got {sizes}; mend [model]"
+            )
         if self.width % self.head_dim or self.heads % self.kv_heads:
             raise InputError(
                 f"width {self.width} must be whole heads of {self.head_dim}, and {self.heads} heads whole groups of "
@@ -59,6 +95,10 @@ class GPTConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
                 f"rope_dims {self.rope_dims} must be even and at most {self.head_dim}, gate_dims {self.gate_dims} at most "
                 f"{self.width}; mend the [model] table"
             )
+        if not all(math.isfinite(x) and x > 0 for x in (self.rope_base, self.softcap, self.gate_scale)):
+            raise InputError("rope_base, softcap and gate_scale must be positive numbers; mend the [model] table")
         if not 0 <= self.bos_id < self.vocab_size:
-            raise InputError(f"bos_id {self.bos_id} is outside the vocabulary of {self.vocab_size}; mend [model] bos_id")
+            raise InputError(
+                f"bos_id {self.bos_id} is outside the vocabulary of {self.vocab_size}; mend [model] bos_id"
+            )
         return self

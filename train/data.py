@@ -74,7 +74,9 @@ def _tokenise(files: list[Path], folder: Path, vocab_size: int, permille: int, m
     for name, held_out in (("train", False), ("val", True)):
         write_shard(folder / f"{name}_000000.bin", _encode(parts[held_out], model))
     write_durably(folder / "tokenizer.model", model)
-    counts = {name: [len(parts[h]), sum(len(d.encode()) for d in parts[h])] for name, h in (("train", 0), ("val", 1))}
+    counts = {
+        name: [len(parts[h]), sum(len(d.encode()) for d in parts[h])] for name, h in (("train", False), ("val", True))
+    }
     manifest = {"documents_bytes": counts, "val_bytes": counts["val"][1], "vocab_size": vocab_size}
     write_durably(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
 

@@ -88,7 +88,8 @@ class Trainer:
             self.average[name].copy_(tensor)
         self.step, self.elapsed = saved.facts["step"], saved.facts["elapsed"]
         self.history = saved.facts["history"]
-        self.log.say(f"resumed at step {self.step}")
+        if self.f < 1:
+            self.log.say(f"resumed at step {self.step}")
 
     def save(self) -> None:
         tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
@@ -104,7 +105,9 @@ class Trainer:
         return progress(self.step, run.steps, self.elapsed, run.seconds)
 
     def run(self) -> None:
-        """Train until f = 1.  Raises DivergenceError on a loss that is not finite."""
+        """Train until f = 1; nothing when it is there already.  Raises DivergenceError on a loss that is not finite."""
+        if self.f >= 1:
+            return
         run, start, before = self.recipe.run, time.monotonic(), self.elapsed
         self.log.say(
             f"{sum(p.numel() for p in self.model.parameters())} parameters, {len(self.corpus.train)} training tokens, "

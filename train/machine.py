@@ -16,7 +16,9 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"run.device is '{wanted}' but torch {torch.__version__} sees no CUDA device; use run.device=cpu")
+        raise InputError(
+            f"run.device is '{wanted}' but torch {torch.__version__} sees no CUDA device; use run.device=cpu"
+        )
     return torch.device(wanted)
 
 

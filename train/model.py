@@ -96,9 +96,7 @@ class GPT(nn.Module):
             raise ValueError("banded() needs at least one token")
         return torch.cat(rows), state
 
-    def _band_block(
-        self, ids: torch.Tensor, state: BandState | None, window: int
-    ) -> tuple[torch.Tensor, BandState]:
+    def _band_block(self, ids: torch.Tensor, state: BandState | None, window: int) -> tuple[torch.Tensor, BandState]:
         if state is not None and state.window != window:
             raise ValueError(f"the state was made for a band of {state.window} tokens, not {window}")
         raw = self.embed(ids)

@@ -44,7 +44,9 @@ class Muon:
         self.groups: dict[str, list[nn.Parameter]] = {}
         for _, p in sorted(params.items()):
             self.groups.setdefault(f"{p.shape[0]}x{p.shape[1]}", []).append(p)
-        self.momentum = {shape: torch.zeros_like(torch.stack(group)) for shape, group in self.groups.items()}
+        self.momentum = {
+            shape: torch.stack([torch.zeros_like(p) for p in group]) for shape, group in self.groups.items()
+        }
 
     @torch.no_grad()
     def step(self, lr: float, momentum: float) -> None:

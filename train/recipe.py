@@ -18,12 +18,12 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Base of the tables: frozen, strict, keyword-only."""
 
 
-class Data(Table):
+class Data(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     held_out_permille: int = 4
     """Documents of 1000 kept out of training, for the log's BPB and the choice of export settings."""
 
 
-class Run(Table):
+class Run(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     steps: int = 3000
     seconds: float = 0.0
     """Wall-clock budget; 0 means steps alone decide, and the run is deterministic."""
@@ -43,7 +43,7 @@ class Run(Table):
     checkpoint_every: int = 250
 
 
-class Optim(Table):
+class Optim(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     muon_lr: float = 0.03
     muon_weight_decay: float = 0.05
     momentum: tuple[float, float] = (0.85, 0.95)
@@ -63,7 +63,7 @@ class Optim(Table):
     """Decay of the averaged weights, 0 for none; ramped as min(ema, (1 + t) / (10 + t))."""
 
 
-class Export(Table):
+class Export(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     matrix_bits: int = 6
     matrix_k: float = 10.0
     """SDClip: quantisation step = k * std(row) / (2^(bits - 1) - 1); larger k, fewer bytes."""
@@ -73,7 +73,7 @@ class Export(Table):
     calibration_tokens: int = 65_536
 
 
-class Recipe(Table):
+class Recipe(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     model: GPTConfig = GPTConfig()
     data: Data = Data()
     run: Run = Run()

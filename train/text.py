@@ -17,7 +17,9 @@ def open_text(path: Path) -> str:
         data = path.read_bytes()
         return (lzma.decompress(data) if path.suffix == ".xz" else data).decode("utf-8")
     except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the text file {path}: {error}; give UTF-8 .txt or .jsonl, plain or .xz") from None
+        raise InputError(
+            f"cannot read the text file {path}: {error}; give UTF-8 .txt or .jsonl, plain or .xz"
+        ) from None
 
 
 def documents(path: Path) -> Iterator[str]:
@@ -33,7 +35,9 @@ def documents(path: Path) -> Iterator[str]:
         try:
             document = json.loads(line)["text"]
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path} line {number} is not a JSON object with a 'text' field; mend or drop it") from None
+            raise InputError(
+                f"{path} line {number} is not a JSON object with a 'text' field; mend or drop it"
+            ) from None
         if document:
             yield document
 

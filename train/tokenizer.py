@@ -65,26 +65,30 @@ def train(texts: Iterable[str], vocab_size: int = 2048, threads: int = 2) -> byt
     import sentencepiece
 
     out = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=training_lines(texts),
-        model_writer=out,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        hard_vocab_limit=False,
-        character_coverage=0.999,
-        byte_fallback=True,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        add_dummy_prefix=False,
-        user_defined_symbols=["\n"],
-        pad_id=0,
-        bos_id=BOS,
-        eos_id=2,
-        unk_id=3,
-        num_threads=threads,
-        minloglevel=2,
-    )
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=training_lines(texts),
+            model_writer=out,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            character_coverage=0.999,
+            byte_fallback=True,
+            split_digits=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            user_defined_symbols=["\n"],
+            pad_id=0,
+            bos_id=BOS,
+            eos_id=2,
+            unk_id=3,
+            num_threads=threads,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).split("] ")[-1].strip()
+        raise InputError(f"no vocabulary of {vocab_size} pieces from this text: {reason}") from None
     model = out.getvalue()
     if SPACE_MARK not in vocabulary(model):
         raise InputError(f"the trained vocabulary of {vocab_size} lacks the lone space piece; give more text")
@@ -98,11 +102,17 @@ def vocabulary(model: bytes) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.tokenizer", description="Train a lossless SentencePiece BPE.")
-    parser.add_argument("--data", nargs="+", required=True, type=Path, help="training text: .txt or .jsonl, plain or .xz")
+    parser = argparse.ArgumentParser(
+        prog="python -m train.tokenizer", description="Train a lossless SentencePiece BPE."
+    )
+    parser.add_argument(
+        "--data", nargs="+", required=True, type=Path, help="training text: .txt or .jsonl, plain or .xz"
+    )
     parser.add_argument("--out", required=True, type=Path, help="the .model file to write")
     parser.add_argument("--vocab", type=int, default=2048, help="number of pieces (default 2048)")
-    parser.add_argument("--held-out", type=int, default=4, help="documents of 1000 kept out (default 4, as the recipes do)")
+    parser.add_argument(
+        "--held-out", type=int, default=4, help="documents of 1000 kept out (default 4, as the recipes do)"
+    )
     args = parser.parse_args(argv)
     try:
         texts = (doc for path in args.data for doc in documents(path) if not is_held_out(doc, args.held_out))

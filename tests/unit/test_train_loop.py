@@ -13,13 +13,36 @@ from train import data
 from train.loop import Trainer
 from train.recipe import Recipe, load_recipe
 
-SMALL = ["run.steps=12", "run.tokens_per_step=128", "run.checkpoint_every=4", "run.eval_every=6", "model.vocab_size=320"]
+SMALL = [
+    "run.steps=12",
+    "run.tokens_per_step=128",
+    "run.checkpoint_every=4",
+    "run.eval_every=6",
+    "model.vocab_size=320",
+]
 
 
 @pytest.fixture(scope="module")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "train.jsonl"
-    words = "the cat sat on a mat while seven dogs ran over the hill and back again".split()
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "while",
+        "seven",
+        "dogs",
+        "ran",
+        "over",
+        "the",
+        "hill",
+        "and",
+        "back",
+        "again",
+    ]
     rows = (" ".join(words[(i * j) % len(words)] for j in range(1, 60)) + f" {i}." for i in range(200))
     path.write_text("\n".join(json.dumps({"text": row}) for row in rows), "utf-8")
     return path

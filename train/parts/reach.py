@@ -48,7 +48,9 @@ class Banded:
     ``kept`` holds one (k, v) pair per layer, each [B, K, <= window - 1, hd], unrotated.
     """
 
-    def __init__(self, config: GPTConfig, window: int, kept: list[tuple[torch.Tensor, torch.Tensor]], block: int) -> None:
+    def __init__(
+        self, config: GPTConfig, window: int, kept: list[tuple[torch.Tensor, torch.Tensor]], block: int
+    ) -> None:
         self.window, self.kept = window, kept
         past = kept[0][0].shape[2] if kept else 0
         device = kept[0][0].device if kept else torch.device("cpu")

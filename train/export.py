@@ -1,0 +1,104 @@
+"""How does a finished run become an artifact?  Choose weights, quantise, write, read back, measure what was lost."""
+
+from __future__ import annotations
+
+import platform
+import resource
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from train import artifact, measure
+from train.door import ArtifactDoor
+from train.loop import Trainer, write_facts
+from train.quant.calibrate import hessians
+from train.quant.plan import Hessians, quantise
+from train.recipe import Export
+
+NAME = "model.ek"
+
+
+def finish(trainer: Trainer, recipe_name: str) -> Path:
+    """Write DIR/model.ek and DIR/run.json; returns the artifact's path.  Scores use all held-out training text."""
+    chosen = trainer.choose_weights()
+    float_bpb = _bpb(trainer, trainer.model)
+    path = trainer.out / NAME
+    size, bpb = write_and_measure(trainer, path, trainer.recipe.export, calibration(trainer), recipe_name, float_bpb)
+    trainer.log.say(
+        f"artifact: {size} bytes of {artifact.CAP_BYTES}, val_bpb {float_bpb:.4f} before quantisation, {bpb:.4f} after"
+    )
+    totals = {"val_bpb_float": float_bpb, "val_bpb_artifact": bpb, "artifact_bytes": size, "weights": chosen}
+    write_facts(trainer.out, facts(trainer, recipe_name, totals, artifact.read_artifact(path).digest))
+    return path
+
+
+def calibration(trainer: Trainer) -> Hessians | None:
+    """Hessians from the first training blocks, whole blocks, or None when the recipe rounds to nearest."""
+    export = trainer.recipe.export
+    if not export.gptq:
+        return None
+    seq_len, rows = trainer.blocks.block_len, 8
+    count = max(1, min(export.calibration_tokens // seq_len, trainer.blocks.per_epoch))
+    batches = [
+        torch.from_numpy(trainer.blocks.batch(at, min(rows, count - at), seq_len)[:, :-1]).to(trainer.device)
+        for at in range(0, count, rows)
+    ]
+    return hessians(trainer.model, batches)
+
+
+def write_and_measure(
+    trainer: Trainer, path: Path, export: Export, inputs: Hessians | None, recipe_name: str, float_bpb: float
+) -> tuple[int, float]:
+    """Quantise with ``export``, write, load through the public door, score: (bytes, BPB)."""
+    notes: dict[str, str | int | float] = {
+        "recipe": recipe_name,
+        "steps": trainer.step,
+        "tokens": trainer.step * trainer.recipe.run.tokens_per_step,
+        "seed": trainer.recipe.run.seed,
+        "text_sha256": trainer.corpus.fingerprint,
+        "val_bpb_float": round(float_bpb, 6),
+    }
+    coded = quantise(trainer.model, export, inputs)
+    size = artifact.write_artifact(path, trainer.recipe.model, coded, trainer.corpus.tokenizer_model, notes)
+    return size, _bpb(trainer, ArtifactDoor.load(path, device=trainer.device).module)
+
+
+def _bpb(trainer: Trainer, model: torch.nn.Module) -> float:
+    """All held-out training text, disjoint windows of the longest sequence."""
+    return measure.val_bpb(model, trainer.corpus, 0, trainer.blocks.block_len, trainer.device)  # type: ignore[arg-type]
+
+
+def facts(trainer: Trainer, recipe_name: str, totals: dict[str, Any], digest: str) -> dict[str, Any]:
+    """The contents of run.json."""
+    run = trainer.recipe.run
+    return {
+        "schema": 1,
+        "kind": "train",
+        "recipe": recipe_name,
+        "settings": msgspec.to_builtins(trainer.recipe),
+        "fingerprint": {"model": digest, "text": trainer.corpus.fingerprint},
+        "world_size": 1,
+        "complete": trainer.f >= 1,
+        "totals": totals
+        | {
+            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            "steps": trainer.step,
+            "tokens": trainer.step * run.tokens_per_step,
+            "train_tokens": len(trainer.corpus.train),
+            "val_bytes": trainer.corpus.val_bytes,
+        },
+        "history": trainer.history,
+        "seconds": {"train": trainer.elapsed},
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "device": trainer.device.type,
+            "threads": trainer.threads,
+            "precision": trainer.precision,
+        },
+    }
