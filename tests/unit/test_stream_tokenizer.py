@@ -177,3 +177,31 @@ def test_a_wrong_byte_piece_is_refused(miniature: Miniature):
     model = miniature("lossless").replace(b"\x0a\x06<0x41>", b"\x0a\x06<0x4g>")
     with pytest.raises(InputError, match=r"byte piece|cannot load"):
         open_tokenizer(model)
+
+
+def test_switches_that_the_file_leaves_out_have_the_protos_defaults():
+    spec = read_spec(b"\x0a\x03\x0a\x01a", "memory")
+    assert (spec.pieces, spec.kinds) == ((b"a",), (PieceKind.NORMAL,))
+    assert spec.add_dummy_prefix
+    assert spec.remove_extra_whitespaces
+    assert spec.escape_whitespaces
+    assert not spec.whitespace_suffix
+    assert not spec.has_charsmap
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (b"\x0a\x05\x0a\x01a", "a field claims 5 bytes where 3 are left"),
+        (b"\x0a\x03\x0a\x01a\x80", "a number breaks off at byte 6"),
+        (b"\x0a\x03\x08\x01\x18\x09", "not a SentencePiece model"),
+        (b"\x0a\x05\x0a\x01a\x18\x09", "piece 0 has the unknown type 9"),
+        (b"\x08\x01", "field 1 is not a message"),
+        (b"\x0b", "wire type 3 at byte 1"),
+        (b"\x0a\x02\x08\x01", "a string field holds a number"),
+        (b"\x80" * 11, "a number breaks off at byte 10"),
+    ],
+)
+def test_a_broken_protobuf_is_refused_where_it_breaks(model: bytes, match: str):
+    with pytest.raises(InputError, match=match):
+        read_spec(model, "memory")
