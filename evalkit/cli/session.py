@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,17 @@ def open_parts(recipe: Recipe) -> tuple[Any, Any, Any, list[Any]]:
     from evalkit.stream import open_stream
 
     run = recipe.run
+    # A second thread that spins at a barrier while another job holds its core makes steps many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     require_torch()
     plan = parse_plan(run.plan) if run.plan else None
     adapters = [make_adapter(name, raw) for name, raw in recipe.adapters]
     device = choose_device(run.device, run.threads)
     model = open_checkpoint(run.checkpoint, device=device)
-    tokenizer = choose_tokenizer(run.tokenizer, run.checkpoint, model)
+    tokenizer, note = choose_tokenizer(run.tokenizer, run.checkpoint, model)
     stream = open_stream(run.text or [ASSETS / "sample.jsonl.xz"], tokenizer, limit_targets=run.limit_tokens)
+    if note:
+        say(note)
     say(
         f"model {Path(run.checkpoint or 'bundled').name} on {device}; tokenizer {tokenizer.name} ({tokenizer.vocab_size} ids); "
         f"text {len(stream.doc_start):,} documents, {stream.n_targets:,} targets, bytes from the {stream.bytes_from}"
@@ -55,10 +60,11 @@ def choose_device(wanted: str, threads: int | None) -> str:
     return wanted
 
 
-def choose_tokenizer(wanted: str | None, checkpoint: str | None, model: Any) -> Any:
-    """The one asked for, the checkpoint's own, a .model beside it, or the field's for that vocabulary."""
+def choose_tokenizer(wanted: str | None, checkpoint: str | None, model: Any) -> tuple[Any, str]:
+    """The one asked for, the checkpoint's own, a .model beside it, or the field's for that vocabulary; and a note."""
     from evalkit.stream import open_tokenizer
 
+    note = ""
     own = open_tokenizer(model.tokenizer_model) if model.tokenizer_model else None
     if wanted is not None:
         tokenizer = open_tokenizer(wanted)
@@ -67,29 +73,29 @@ def choose_tokenizer(wanted: str | None, checkpoint: str | None, model: Any) -> 
                 f"--tokenizer {wanted}: the checkpoint was trained with another one (sha256 {own.fingerprint[:12]}, "
                 f"this is {tokenizer.fingerprint[:12]}); leave --tokenizer out to use its own"
             )
+    elif own is not None:
+        tokenizer = own
     else:
-        tokenizer = own or open_tokenizer(_find_tokenizer(checkpoint, model.vocab_size))
+        found, note = _find_tokenizer(checkpoint, model.vocab_size)
+        tokenizer = open_tokenizer(found)
     spare = model.vocab_size - tokenizer.vocab_size
     if not 0 <= spare < 128:
         raise InputError(
             f"tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, the model {model.vocab_size}: they do not belong "
             "together; give the tokenizer that the model was trained with: --tokenizer FILE.model"
         )
-    return tokenizer
+    return tokenizer, note
 
 
-def _find_tokenizer(checkpoint: str | None, vocab_size: int) -> Path:
+def _find_tokenizer(checkpoint: str | None, vocab_size: int) -> tuple[Path, str]:
     from evalkit.settings import split_spec
 
     beside = sorted(Path(split_spec(checkpoint or "")[0]).resolve().parent.glob("*.model"))
     if len(beside) == 1:
-        say(f"tokenizer: the checkpoint carries none, taking {beside[0].name} beside it")
-        return beside[0]
+        return beside[0], f"tokenizer: the checkpoint carries none, taking {beside[0].name} beside it"
     if vocab_size in FIELD_TOKENIZERS:
-        say(
-            f"tokenizer: the checkpoint carries none, taking the field's {FIELD_TOKENIZERS[vocab_size].name} for {vocab_size} ids"
-        )
-        return FIELD_TOKENIZERS[vocab_size]
+        known = FIELD_TOKENIZERS[vocab_size]
+        return known, f"tokenizer: the checkpoint carries none, taking the field's {known.name} for {vocab_size} ids"
     raise InputError(
         f"the checkpoint carries no tokenizer and none is known for {vocab_size} ids; give --tokenizer FILE.model"
     )

@@ -25,9 +25,13 @@ class GolfDoor:
     summary: ClassVar[str] = "Parameter Golf baseline: .int8.ptz artifact or state dict (.pt)"
 
     @staticmethod
-    def sniff(path: Path, head: bytes) -> bool:
+    def sniff(path: Path) -> bool:
         """zlib header (ptz) or zip header (torch archive)."""
-        return head[:4] == b"PK\x03\x04" or (len(head) > 1 and head[0] == 0x78 and (head[0] * 256 + head[1]) % 31 == 0)
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            head = file.read(4)
+        return head == b"PK\x03\x04" or (len(head) > 1 and head[0] == 0x78 and (head[0] * 256 + head[1]) % 31 == 0)
 
     @staticmethod
     def load(path: Path, *, device: str = "cpu", **options: Any) -> Any:

@@ -1,7 +1,6 @@
 """Which door opens this checkpoint?  Built-ins, entry points ``evalkit.models``, and ``module:Class``.
 
-A door is a class with ``name``, ``summary``, ``sniff(path, head) -> bool`` over the first 64 bytes, and
-``load(path, *, device, **options) -> Model``.
+A door is a class with ``name``, ``summary``, ``sniff(path) -> bool`` and ``load(path, *, device, **options) -> Model``.
 """
 
 from __future__ import annotations
@@ -14,10 +13,7 @@ from typing import Any
 from evalkit.errors import InputError, nearest
 from evalkit.settings import split_spec
 
-BUILT_IN = {
-    "golf": "evalkit.models.golf_file:GolfDoor",
-    "hf": "evalkit.models.hf:HuggingFaceDoor",
-}
+BUILT_IN = {"golf": "evalkit.models.golf_file:GolfDoor"}
 GROUP = "evalkit.models"
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "tiny.ek"
 
@@ -51,19 +47,15 @@ def open_checkpoint(spec: str | Path | None, *, device: str = "cpu") -> Any:
 
 def door_for(path: Path) -> Any:
     """The first door that recognises the content.  InputError lists the doors when none does."""
-    if path.is_file():
-        with path.open("rb") as file:
-            head = file.read(64)
-        if not head:
-            raise InputError(f"checkpoint {path.name}: the file is empty (0 bytes)")
-    else:
-        head = b""
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"checkpoint {path.name}: the file is empty (0 bytes)")
     for target in doors().values():
         door = _import(target)
-        if door.sniff(path, head):
+        if door.sniff(path):
             return door
+    head = path.read_bytes()[:8] if path.is_file() else b"a folder"
     raise InputError(
-        f"checkpoint {path.name}: no door recognises it (starts with {head[:8].hex()}){nearest('', doors())}"
+        f"checkpoint {path.name}: no door recognises it (starts with {head!r}){nearest('', doors())}"
     )
 
 

@@ -30,7 +30,7 @@ class DocumentTable:
     nats: Float64
 
     @classmethod
-    def from_chunks(cls, chunks: list[BookedChunk]) -> DocumentTable:
+    def from_chunks(cls, chunks: list[BookedChunk], stages: int) -> DocumentTable:
         """Add the parts of each document with ``math.fsum``."""
         parts: dict[int, list[Any]] = {}
         for chunk in chunks:
@@ -42,7 +42,7 @@ class DocumentTable:
             np.array(docs, dtype=np.int64),
             np.array([sum(p.targets for p in parts[d]) for d in docs], dtype=np.int64),
             np.array([sum(p.bytes for p in parts[d]) for d in docs], dtype=np.int64),
-            np.array(nats, dtype=np.float64).reshape(len(docs), -1),
+            np.array(nats, dtype=np.float64).reshape(len(docs), stages),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -89,7 +90,7 @@ def score(
     stack = Stack(experts)
     stack.begin(info)
     stages = ("model", *(e.name for e in experts))
-    settings = _settings(plan, adapters, options)
+    settings = json.loads(json.dumps(_settings(plan, adapters, options)))  # tuples become lists, as in the files
     fingerprint = _fingerprint(model, stream, settings)
     folder = _folder(out)
     attached = model
@@ -119,7 +120,7 @@ def score(
             scores.close()
     wall = time.perf_counter() - began
     described = [{"adapter": e.name, "settings": msgspec.to_builtins(e.settings)} for e in experts]
-    table = DocumentTable.from_chunks(loop.ledger.chunks)
+    table = DocumentTable.from_chunks(loop.ledger.chunks, len(stages))
     run = {
         "schema": SCHEMA,
         "settings": settings,

@@ -1,0 +1,58 @@
+"""A checkpoint of a few thousand weights and a text to score, for tests that act as a user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from evalkit.cli.main import main
+
+TEXT = "".join(f"Line {i}: the cat sat on the mat, and the dog saw item {i % 7} of {i % 5}.\n" for i in range(60))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random baseline GPT over the 260 ids of the byte tokenizer."""
+    import torch
+
+    from evalkit.models.golf import GolfGPT, GolfOptions
+
+    torch.manual_seed(0)
+    shape = {"vocab": 260, "width": 32, "layers": 2, "heads": 2, "kv_heads": 1, "hidden": 48}
+    model = GolfGPT(shape, GolfOptions(), tied=True)
+    torch.nn.init.normal_(model.tok_emb.weight, std=0.3)
+    path = tmp_path_factory.mktemp("model") / "random.pt"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "lines.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def evalkit(capsys: pytest.CaptureFixture[str]):
+    """Run a verb in this process: code, stdout, stderr."""
+
+    def run(*arguments: object) -> Said:
+        capsys.readouterr()
+        try:
+            code = main([str(a) for a in arguments])
+        except SystemExit as leave:
+            code = int(leave.code or 0)
+        said = capsys.readouterr()
+        return Said(code, said.out, said.err)
+
+    return run
