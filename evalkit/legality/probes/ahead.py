@@ -1,0 +1,48 @@
+"""A score depends on later tokens: how far ahead does the scorer read?
+
+To the end of a chunk, of a window, of a document, or of the whole stream?  When the first scores move with the last
+tokens, of a stream and of one twice as long, nothing could be booked before everything was read: that is not one pass
+from left to right.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evalkit.legality.probes.lab import Lab
+from evalkit.legality.probes.probe import Outcome, Probe, pack
+from evalkit.legality.probes.streams import Stream, textlike
+from evalkit.legality.scorer import Float64, Int64
+
+
+def whole_stream(lab: Lab) -> None:
+    """Find a pair of streams, equal but for the last eighth, whose first quarters are scored otherwise."""
+    proofs = [_far(lab, length) for length in (lab.effort.length, 2 * lab.effort.length)]
+    if proofs[0] is None or proofs[1] is None:
+        return
+    stream, other, position, moved = proofs[1]
+    length = len(stream)
+    what = (
+        f"token {position} of {length} moves by {moved:.3g} nats with the last eighth: all is read before it is booked"
+    )
+    probe = Probe(test="suffix", tokens=pack(stream.tokens), other=pack(other), position=position)
+    limit = lab.tolerance.same(10.0)
+    lab.add("single-pass", probe, Outcome(value=moved, limit=limit, unit="nats", sentence=what))
+
+
+def _far(lab: Lab, length: int) -> tuple[Stream, Int64, int, float] | None:
+    for _ in range(3):
+        stream = textlike(lab.rng, lab.vocab_size, lab.bos, length)
+        base = lab.box.score(stream.tokens)
+        other = stream.tokens.copy()
+        tail = slice(length - length // 8, length)
+        other[tail] = lab.rng.permutation(np.resize(stream.tokens[: length // 2], length // 8))
+        moved = _first_quarter(base, lab.box.score(other))
+        if moved.max(initial=0.0) > lab.tolerance.same(10.0):
+            return stream, other, int(moved.argmax()), float(moved.max())
+    return None
+
+
+def _first_quarter(a: Float64, b: Float64) -> Float64:
+    n = len(a) // 4
+    return np.nan_to_num(np.abs(a[:n] - b[:n]), nan=0.0, posinf=1e9)

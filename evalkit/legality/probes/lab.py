@@ -1,0 +1,106 @@
+"""What does one audit hold while it runs?  The box, the tolerances, the clock, and what was found."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from evalkit.legality.effort import Effort
+from evalkit.legality.probes.probe import Outcome, Probe
+from evalkit.legality.probes.streams import Stream
+from evalkit.legality.probes.tolerance import Tolerance
+from evalkit.legality.scorer import Box, Float64, Int64
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A law or a ledger broken by one probe."""
+
+    law: str
+    probe: Probe
+    outcome: Outcome
+
+
+@dataclass
+class Fork:
+    """One sum over the vocabulary: stream, position, stratum, Z, and whether all tokens were asked."""
+
+    stream: str
+    length: int
+    position: int
+    stratum: str
+    mass: float
+    full: bool
+
+
+@dataclass
+class Cut:
+    """One replay with another suffix: where it parts, of what kind, the largest move before it and where."""
+
+    stream: str
+    length: int
+    cut: int
+    kind: str
+    moved: float
+    position: int
+    tested: int
+
+
+@dataclass
+class Lab:
+    """One audit in progress."""
+
+    box: Box
+    rng: np.random.Generator
+    effort: Effort
+    deadline: float | None = None
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    order: bool = False
+    """Probe in the declared processing order."""
+    findings: list[Finding] = field(default_factory=list)
+    forks: list[Fork] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    recalled: int = 0
+    """Tokens of the caller's that were searched for text known by heart."""
+    first_target: int = 0
+    """1 when token 0 is context only."""
+
+    @property
+    def vocab_size(self) -> int:
+        return self.box.facts.vocab_size
+
+    @property
+    def bos(self) -> int:
+        """The document separator: declared, or 1 as in the field's tokenizers."""
+        return self.box.facts.bos_id if self.box.facts.bos_id is not None else min(1, self.vocab_size - 1)
+
+    def late(self) -> bool:
+        """Is the time for probing over?"""
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def found(self, law: str) -> bool:
+        return any(f.law == law for f in self.findings)
+
+    def add(self, law: str, probe: Probe, outcome: Outcome) -> None:
+        self.findings.append(Finding(law, probe, outcome))
+
+
+@dataclass
+class Scored:
+    """A probe stream with its scores and, in a declared order, the times at which positions are booked."""
+
+    stream: Stream
+    base: Float64
+    order: Int64 | None = None
+    changed: list[tuple[int, Float64]] = field(default_factory=list)
+
+    def booked_before(self, cut: int) -> Int64 | slice:
+        """Positions booked before the ``cut``-th booking."""
+        return slice(0, cut) if self.order is None else self.order[:cut]
+
+    def booked_after(self, cut: int) -> Int64:
+        """Positions booked from the ``cut``-th booking on."""
+        return np.arange(cut, len(self.stream)) if self.order is None else self.order[cut:]

@@ -1,0 +1,91 @@
+"""Where is it worth asking?  Where the scorer is active, sure, surprised, at an edge, and, for the statistics, anywhere.
+
+A hidden gate is most likely where scores on repeated material part from scores on fresh material, after a repeated
+phrase that ends otherwise, and at edges of windows, chunks and batches.  Random positions alone give the bound on what
+was missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+
+import numpy as np
+
+from evalkit.legality.probes.streams import Stream
+from evalkit.legality.scorer import Float64, Int64
+
+STRATA = ("active", "broken", "edge", "sure", "random", "surprised", "onset", "last")
+
+
+def edges(length: int) -> Int64:
+    """Candidate edges: powers of two, multiples of the larger ones, each with its neighbours; sorted, in [1, length)."""
+    powers = [1 << k for k in range(3, 24) if 1 << k < 2 * length]
+    found = {1, 2, 3}
+    for power in powers:
+        for multiple in range(power, length + 2, power) if 8 * power >= length else (power,):
+            found.update((multiple - 1, multiple, multiple + 1))
+    return np.array(sorted(p for p in found if 1 <= p < length))
+
+
+def activity(stream: Stream, scores: Float64) -> Float64:
+    """How much the score of a copy differs from that of the original, nats, float64 [T]; 0 where nothing is copied."""
+    copies = stream.copied >= 0
+    moved = np.zeros(len(stream))
+    gap = scores[copies] - scores[stream.copied[copies]]
+    moved[copies] = np.where(np.isfinite(gap), np.abs(gap), 1e3)
+    return moved
+
+
+def strata(stream: Stream, scores: Float64, onsets: Iterable[int], rng: np.random.Generator) -> dict[str, list[int]]:
+    """Positions of every stratum, the most promising first."""
+    length = len(stream)
+    moved, jitter = activity(stream, scores), rng.random(length)
+    by_score = np.lexsort((jitter, scores))
+    active = [int(t) for t in np.lexsort((jitter, -moved)) if moved[t] > 0]
+    after = [int(t) for t in (stream.broken[:, None] + np.array([0, 1])).ravel() if t < length]
+    return {
+        "active": active,
+        "broken": list(rng.permutation(after)),
+        "edge": list(rng.permutation(edges(length))),
+        "sure": [int(t) for t in by_score[::-1]],
+        "random": [int(t) for t in rng.permutation(np.arange(1, length))],
+        "surprised": [int(t) for t in by_score],
+        "onset": [t for t in onsets if t < length],
+        "last": [length - 1, length - 2, length // 2],
+    }
+
+
+def pick(groups: dict[str, list[int]], count: int, first: int = 0) -> list[tuple[str, int]]:
+    """``count`` distinct positions from ``first`` on, taken from the strata in turn."""
+    chosen: dict[int, str] = {}
+    for name, position in _in_turn(groups):
+        if len(chosen) >= count:
+            break
+        if position >= first:
+            chosen.setdefault(int(position), name)
+    return [(name, position) for position, name in chosen.items()]
+
+
+def _in_turn(groups: dict[str, list[int]]) -> Iterator[tuple[str, int]]:
+    for row in zip_longest(*(groups[name] for name in STRATA if groups.get(name))):
+        yield from (
+            (name, position)
+            for name, position in zip((n for n in STRATA if groups.get(n)), row, strict=True)
+            if position is not None
+        )
+
+
+def onset_positions(base: Float64, changed: list[tuple[int, Float64]]) -> list[int]:
+    """Where learning lands: positions at which the influence of a changed token begins, far behind that token.
+
+    base: float64 [T].  changed: (first changed position, scores of the changed stream).
+    """
+    votes: dict[int, int] = {}
+    for cut, scores in changed:
+        n = min(len(base), len(scores))
+        moved = np.abs(base[:n] - scores[:n]) > 1e-6
+        starts = np.flatnonzero(moved[1:] & ~moved[:-1]) + 1
+        for t in starts[starts > cut + 2][:3].tolist():
+            votes[t] = votes.get(t, 0) + 1
+    return sorted(votes, key=lambda t: -votes[t])

@@ -1,0 +1,122 @@
+"""Does a score depend on what comes after it?  (Tests T1, T2, T9: other suffixes, cut streams, longer streams.)
+
+One replay with a suffix replaced from ``cut`` on tests every position before ``cut``; to see a scorer that looks one
+token ahead, the cut must stand right behind the position, so cuts follow the positions where the scorer is active.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evalkit.legality.probes.lab import Cut, Lab, Scored
+from evalkit.legality.probes.positions import edges, onset_positions, pick, strata
+from evalkit.legality.probes.probe import Outcome, Probe, first_difference, pack
+from evalkit.legality.probes.tolerance import looks_like_rounding
+from evalkit.legality.scorer import Float64, Int64
+
+SAME_LENGTH = ("random", "flip", "permuted", "flip", "constant", "random", "copy", "flip", "last")
+OTHER_LENGTH = ("truncated", "lengthened")
+
+
+def sweep(lab: Lab, scored: Scored, count: int) -> None:
+    """Replay ``scored`` with ``count`` other suffixes; stop at a violation that is not rounding."""
+    for i, cut in enumerate(_cuts(lab, scored, count)):
+        if lab.late() or lab.found("causal"):
+            break
+        kind = SAME_LENGTH[i % len(SAME_LENGTH)]
+        if i % 5 == 4 and scored.order is None:
+            kind = OTHER_LENGTH[(i // 5) % 2]
+        try_cut(lab, scored, cut, kind)
+
+
+def _cuts(lab: Lab, scored: Scored, count: int) -> list[int]:
+    """Half of the cuts right behind active positions, the others at edges and anywhere."""
+    length = len(scored.stream)
+    onsets = onset_positions(scored.base, scored.changed)
+    groups = strata(scored.stream, scored.base, onsets, lab.rng)
+    behind = [t + 1 for _, t in pick(groups, max(2, count // 2)) if t + 1 < length]
+    spread = lab.rng.permutation(edges(length))[: max(2, count // 3)].tolist()
+    anywhere = lab.rng.permutation(np.arange(2, length)).tolist()
+    merged = dict.fromkeys(c for group in (behind, spread, [length - 1, 2], anywhere) for c in group)
+    chosen = np.array(list(merged)[:count])
+    return lab.rng.permutation(chosen).tolist()
+
+
+def try_cut(lab: Lab, scored: Scored, cut: int, kind: str) -> None:
+    """One replay: compare everything booked before the cut."""
+    other = rewrite(lab, scored, cut, kind)
+    if np.array_equal(other, scored.stream.tokens):
+        return
+    scores = lab.box.score(other)
+    if len(other) == len(scored.stream):
+        scored.changed.append((first_difference(scored.stream.tokens, other), scores))
+    compare(lab, scored, cut, kind, other, scores)
+
+
+def compare(lab: Lab, scored: Scored, cut: int, kind: str, other: Int64, scores: Float64) -> None:
+    """Book the largest move before ``cut``; a finding when it is beyond tolerance and is not rounding."""
+    before = scored.booked_before(cut)
+    moved = _moves(scored.base[: len(scores)][before], scores[before])
+    where = np.arange(len(scored.stream))[before]
+    worst = int(moved.argmax()) if len(moved) else 0
+    value = float(moved[worst]) if len(moved) else 0.0
+    position = int(where[worst]) if len(moved) else 0
+    lab.cuts.append(Cut(scored.stream.name, len(scored.stream), cut, kind, value, position, len(moved)))
+    scale = np.minimum(np.abs(scored.base[: len(scores)][before]), 1e3)
+    same = len(other) == len(scored.stream)
+    limit = (lab.tolerance.same if same else lab.tolerance.length)(float(scale[worst]) if len(moved) else 0.0)
+    if value <= limit:
+        return
+    if not same and looks_like_rounding(scored.base[: len(scores)][before] - scores[before], scale, lab.tolerance):
+        lab.notes.append(
+            f"scores move by up to {value:.2g} nats with the stream's length, everywhere: taken as rounding"
+        )
+        return
+    _report(lab, scored, other, position, Outcome(value=value, limit=limit, unit="nats", sentence=""))
+
+
+def _report(lab: Lab, scored: Scored, other: Int64, position: int, raw: Outcome) -> None:
+    tokens = scored.stream.tokens
+    part = first_difference(tokens, other)
+    what = f"the score of token {position} moves by {raw.value:.3g} nats when tokens from {part} on change"
+    outcome = Outcome(value=raw.value, limit=raw.limit, unit="nats", sentence=what)
+    ordered = scored.order is not None
+    probe = Probe(test="suffix", tokens=pack(tokens), other=pack(other), position=position, order=ordered)
+    lab.add("causal", probe, outcome)
+
+
+def _moves(a: Float64, b: Float64) -> Float64:
+    """|a - b|, 0 where both are equal (minus infinity included), at most 1e9."""
+    with np.errstate(invalid="ignore"):
+        return np.where(a == b, 0.0, np.minimum(np.nan_to_num(np.abs(a - b), nan=1e9, posinf=1e9), 1e9))
+
+
+def rewrite(lab: Lab, scored: Scored, cut: int, kind: str) -> Int64:
+    """The stream with everything booked from ``cut`` on rewritten.  In a declared order document borders stay."""
+    tokens, rng, vocab = scored.stream.tokens, lab.rng, lab.vocab_size
+    if kind == "truncated":
+        return tokens[:cut].copy()
+    if kind == "lengthened":
+        return np.concatenate([tokens[:cut], rng.integers(0, vocab, len(tokens) - cut + int(rng.integers(1, 40)))])
+    after, out = scored.booked_after(cut), tokens.copy()
+    if kind == "flip":
+        after = after[:1]
+    elif kind == "last":
+        after = after[-1:]
+    out[after] = _filling(rng, tokens, after, kind, vocab)
+    if scored.order is not None:
+        border = (tokens == lab.bos) | ((out == lab.bos) & (tokens != lab.bos))
+        out[border] = tokens[border]
+    return out
+
+
+def _filling(rng: np.random.Generator, tokens: Int64, after: Int64, kind: str, vocab: int) -> Int64:
+    old = tokens[after]
+    if kind == "permuted":
+        return rng.permutation(old)
+    if kind == "constant":
+        return np.full(len(after), rng.integers(0, vocab))
+    if kind == "copy":
+        return np.resize(tokens[: max(1, int(after[0]))], len(after)) if len(after) else old
+    new = rng.integers(0, vocab - 1, len(after))
+    return new + (new >= old)

@@ -1,0 +1,130 @@
+"""How is a verdict reached on a black box?  Handshake, streams, cuts, forks, ledgers; then the laws, then the rules."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from evalkit.legality import effort as efforts
+from evalkit.legality.conclude import conclude
+from evalkit.legality.effort import Effort
+from evalkit.legality.probes import ahead, declared, ledgers, mass, sanity, suffix, track
+from evalkit.legality.probes.lab import Finding, Lab, Scored
+from evalkit.legality.probes.probe import Outcome, Probe, pack
+from evalkit.legality.probes.shrink import shrink
+from evalkit.legality.probes.streams import KINDS, Stream, given, textlike
+from evalkit.legality.rules import ruleset as find_rules
+from evalkit.legality.scorer import Box, Int64, ScorerFault
+from evalkit.legality.verdict import Verdict
+
+
+def audit(
+    box: Box,
+    *,
+    target: str = "",
+    ruleset: str = "strict",
+    seconds: float = efforts.DEFAULT_SECONDS,
+    effort: Effort | None = None,
+    seed: int = 0,
+    tokens: Int64 | None = None,
+) -> Verdict:
+    """Audit one black box.
+
+    seconds: how long to probe (a plan is made from two timed calls); ignored when ``effort`` is given.
+    tokens: int64 [N], real tokens of the scorer's kind; they are probed too, and searched for text known by heart.
+    Never raises for what the scorer does; InputError for an unknown ruleset.
+    """
+    rules, start = find_rules(ruleset), time.monotonic()
+    lab = Lab(box, np.random.default_rng(seed), effort or efforts.QUICK)
+    lab.order = "order" in box.facts.faces and rules["stream-order"].severity == "report"
+    verdict = Verdict(target=target, ruleset=ruleset, vocab_size=box.facts.vocab_size, seed=seed)
+    try:
+        _handshake(lab, seconds if effort is None else None, start)
+        _probe(lab, tokens)
+        verdict.track = _track(lab)
+    except ScorerFault as fault:
+        verdict.reason = f"{fault.kind}: {fault}"
+        _keep_fault(lab, fault)
+    lab.deadline = None
+    lab.findings = [_shrunk(lab, f) for f in lab.findings]
+    conclude(lab, rules, verdict)
+    verdict.calls, verdict.replayed_tokens = box.meter.calls, box.meter.tokens
+    verdict.seconds = round(time.monotonic() - start, 3)
+    return verdict
+
+
+def _handshake(lab: Lab, seconds: float | None, start: float) -> None:
+    """Protocol checks; then, with a time limit, the plan and the deadline."""
+    tokens = textlike(lab.rng, lab.vocab_size, lab.bos, 64).tokens
+    sanity.handshake(lab, tokens)
+    lab.first_target = mass.first_target(lab, tokens)
+    if seconds is not None:
+        lab.effort = efforts.plan(efforts.measure(lab.box, lab.rng), lab.vocab_size, seconds)
+        lab.deadline = start + seconds
+
+
+def _probe(lab: Lab, tokens: Int64 | None) -> None:
+    ledgers.check_bytes(lab)
+    declared.check_build(lab)
+    declared.check_isolation(lab)
+    lab.recalled = declared.check_recall(lab, tokens)
+    streams = _streams(lab, tokens)
+    ledgers.check_coverage(lab, [s.tokens for s in streams])
+    for stream in streams:
+        _both_laws(lab, stream, lab.effort.cuts, lab.effort.forks)
+    if lab.effort.long_length:
+        long = textlike(lab.rng, lab.vocab_size, lab.bos, lab.effort.long_length)
+        _both_laws(lab, long, lab.effort.long_cuts, lab.effort.long_forks)
+    if any(f.law == "causal" and f.probe.test == "suffix" for f in lab.findings) and not lab.order:
+        ahead.whole_stream(lab)
+
+
+def _streams(lab: Lab, tokens: Int64 | None) -> list[Stream]:
+    """Every kind in turn; the caller's own tokens in place of one in three."""
+    out = []
+    for i in range(lab.effort.streams):
+        if tokens is not None and len(tokens) > 8 and i % 3 == 0:
+            out.append(given(lab.rng, tokens, lab.effort.length))
+        else:
+            out.append(KINDS[i % len(KINDS)](lab.rng, lab.vocab_size, lab.bos, lab.effort.length))
+    return out
+
+
+def _both_laws(lab: Lab, stream: Stream, cuts: int, forks: int) -> None:
+    """Suffix replays first: their changed scores tell the forks where learning lands."""
+    if lab.late() or (lab.found("causal") and lab.found("normalised")):
+        return
+    order = np.asarray(lab.box.ask("order", stream.tokens), dtype=np.int64) if lab.order else None
+    if order is not None and not np.array_equal(np.sort(order), np.arange(len(stream))):
+        raise ScorerFault("shape", f"order() is not a permutation of the {len(stream)} positions")
+    scored = Scored(stream, lab.box.score(stream.tokens), order)
+    suffix.sweep(lab, scored, cuts)
+    mass.sweep(lab, scored, forks)
+
+
+def _track(lab: Lab) -> dict[str, object]:
+    """Fixed or adaptive, on a stream of its own."""
+    length = max(lab.effort.long_length, lab.effort.length)
+    stream = textlike(lab.rng, lab.vocab_size, lab.bos, length)
+    return track.detect(lab, Scored(stream, lab.box.score(stream.tokens)))
+
+
+def _keep_fault(lab: Lab, fault: ScorerFault) -> None:
+    """The call that failed, as evidence that can be asked again."""
+    last = lab.box.meter.last
+    if (
+        isinstance(last, np.ndarray)
+        and last.ndim == 1
+        and len(last)
+        and fault.kind not in ("load", "exited", "timeout")
+    ):
+        outcome = Outcome(value=1.0, limit=0.0, unit="faults", sentence=str(fault))
+        lab.add("protocol", Probe(test="call", tokens=pack(last.astype(np.int64))), outcome)
+
+
+def _shrunk(lab: Lab, finding: Finding) -> Finding:
+    try:
+        return shrink(lab, finding)
+    except ScorerFault:
+        return finding
