@@ -25,6 +25,11 @@ from evalkit.scoring.scores import ScoreFile
 from evalkit.scoring.sentinel import Sentinel
 from evalkit.scoring.state import Snapshot, load_snapshot, save_snapshot
 
+SNAPSHOT_SECONDS = 1.0
+"""Least seconds between two snapshots."""
+SNAPSHOT_SHARE = 20.0
+"""Least time between two snapshots, as a multiple of what the last one took."""
+
 
 @dataclass
 class Spans:
@@ -148,7 +153,7 @@ class Loop:
     def _save(self, entry: BookedChunk) -> None:
         """Snapshot when it costs under a twentieth of the time since the last one."""
         now = time.perf_counter()
-        if self.folder is None or now - self._saved_at < max(1.0, 20 * self._save_cost):
+        if self.folder is None or now - self._saved_at < max(SNAPSHOT_SECONDS, SNAPSHOT_SHARE * self._save_cost):
             return
         with self.spans.span("snapshot"):
             parts = {"forward": self.forward.snapshot(), "stack": self.stack.snapshot()}
