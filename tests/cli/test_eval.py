@@ -30,7 +30,9 @@ def test_the_table_names_base_and_stack(evalkit, checkpoint: Path, text: Path) -
 
 
 def test_run_json_has_the_promised_fields(evalkit, checkpoint: Path, text: Path, tmp_path: Path) -> None:
-    run = run_json(evalkit, "--checkpoint", checkpoint, "--text", text, *BASE, "--adapter", "ppm", "--out", tmp_path / "r")
+    run = run_json(
+        evalkit, "--checkpoint", checkpoint, "--text", text, *BASE, "--adapter", "ppm", "--out", tmp_path / "r"
+    )
     size = len(text.read_bytes())
     assert run["schema"] == 1
     assert run["complete"] is True
@@ -50,7 +52,9 @@ def test_run_json_has_the_promised_fields(evalkit, checkpoint: Path, text: Path,
 
 def test_the_files_agree_with_the_totals(evalkit, checkpoint: Path, text: Path, tmp_path: Path) -> None:
     folder = tmp_path / "r"
-    run = run_json(evalkit, "--checkpoint", checkpoint, "--text", text, text, *BASE, "--adapter", "ppm", "--out", folder)
+    run = run_json(
+        evalkit, "--checkpoint", checkpoint, "--text", text, text, *BASE, "--adapter", "ppm", "--out", folder
+    )
     rows = read_documents(folder)
     assert rows["bytes"] == [len(text.read_bytes())] * 2
     assert math.fsum(rows["nats"]) == run["totals"]["nats"]
@@ -70,7 +74,9 @@ def test_the_same_command_twice_gives_the_same_run(evalkit, checkpoint: Path, te
 
 def test_another_run_in_the_same_folder_is_refused(evalkit, checkpoint: Path, text: Path, tmp_path: Path) -> None:
     run_json(evalkit, "--checkpoint", checkpoint, "--text", text, *BASE, "--adapter", "none", "--out", tmp_path / "r")
-    said = evalkit("eval", "--checkpoint", checkpoint, "--text", text, *BASE, "--adapter", "ppm", "--out", tmp_path / "r")
+    said = evalkit(
+        "eval", "--checkpoint", checkpoint, "--text", text, *BASE, "--adapter", "ppm", "--out", tmp_path / "r"
+    )
     assert said.code == 2
     assert "another adapters" in said.err
 
@@ -78,13 +84,17 @@ def test_another_run_in_the_same_folder_is_refused(evalkit, checkpoint: Path, te
 def test_chunk_and_batch_sizes_do_not_change_experts(evalkit, checkpoint: Path, text: Path) -> None:
     common = ("--checkpoint", checkpoint, "--text", text, "--tokenizer", "byte", "--plan", "disjoint:seq_len=64")
     totals = {
-        run_json(evalkit, *common, "--adapter", "ppm", "--chunk-tokens", size, "--batch-tokens", 64)["totals"]["targets"]
+        run_json(evalkit, *common, "--adapter", "ppm", "--chunk-tokens", size, "--batch-tokens", 64)["totals"][
+            "targets"
+        ]
         for size in (64, 500, 100000)
     }
     assert len(totals) == 1
 
 
-@pytest.mark.parametrize("plan", ["disjoint:seq_len=50", "sliding:seq_len=50,stride=20", "document:seq_len=50,stride=9"])
+@pytest.mark.parametrize(
+    "plan", ["disjoint:seq_len=50", "sliding:seq_len=50,stride=20", "document:seq_len=50,stride=9"]
+)
 def test_every_plan_books_every_target(evalkit, checkpoint: Path, text: Path, plan: str) -> None:
     flags = ("--tokenizer", "byte", "--plan", plan, "--limit-tokens", 700, "--adapter", "none")
     run = run_json(evalkit, "--checkpoint", checkpoint, "--text", text, *flags)
@@ -93,7 +103,18 @@ def test_every_plan_books_every_target(evalkit, checkpoint: Path, text: Path, pl
 
 
 def test_banded_equals_plain_attention_inside_its_window(evalkit, checkpoint: Path, text: Path) -> None:
-    flags = ("--checkpoint", checkpoint, "--text", text, "--tokenizer", "byte", "--limit-tokens", 300, "--adapter", "none")
+    flags = (
+        "--checkpoint",
+        checkpoint,
+        "--text",
+        text,
+        "--tokenizer",
+        "byte",
+        "--limit-tokens",
+        300,
+        "--adapter",
+        "none",
+    )
     banded = run_json(evalkit, *flags, "--plan", "banded:window=300,block=37")
     plain = run_json(evalkit, *flags, "--plan", "disjoint:seq_len=300")
     assert banded["totals"]["nats"] == pytest.approx(plain["totals"]["nats"], rel=1e-5)

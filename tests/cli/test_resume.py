@@ -76,7 +76,9 @@ def test_kill_9_and_again(checkpoint: Path, long_text: Path, tmp_path: Path) -> 
     out = tmp_path / "killed"
     for share in (0.3, 0.6, 0.9):
         process = subprocess.Popen(
-            [*command, *flags(checkpoint, long_text, PLANS[1], out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*command, *flags(checkpoint, long_text, PLANS[1], out)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         _wait_for_lines(out / "journal.jsonl", 1 + int(share * chunks), process)
         process.send_signal(signal.SIGKILL)
