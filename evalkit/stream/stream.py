@@ -146,6 +146,7 @@ def _table_bytes(tokens: Tokens, tokenizer: Tokenizer, starts: Int64) -> Int64:
     for lo in range(int(starts[0]) + 1, len(tokens), SLAB):
         hi = min(lo + SLAB, len(tokens))
         counts = tokenizer.pieces.target_bytes(tokens[lo - 1 : hi - 1], tokens[lo:hi])
-        owner = np.searchsorted(starts, np.arange(lo - 1, hi - 1), side="right") - 1
-        sizes += np.bincount(owner, counts, len(starts)).astype(np.int64)  # float64 is exact below 2^53
+        first, after = np.searchsorted(starts, [lo, hi - 1]) - [1, 0]  # documents that begin in tokens [.., hi-2]
+        cuts = np.maximum(starts[first:after] + 1 - lo, 0)
+        sizes[first:after] += np.add.reduceat(counts, cuts)
     return sizes
