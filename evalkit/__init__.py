@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from evalkit.adapters.registry import make_adapter as make_adapter
     from evalkit.legality import audit as audit
+    from evalkit.models.registry import open_checkpoint as open_checkpoint
+    from evalkit.plan import parse_plan as parse_plan
+    from evalkit.scoring.score import ScoreOptions as ScoreOptions
     from evalkit.scoring.score import score as score
+    from evalkit.stream import open_stream as open_stream
+    from evalkit.stream import open_tokenizer as open_tokenizer
 
 _PUBLIC = {
     "score": "evalkit.scoring.score",
@@ -21,7 +27,17 @@ _PUBLIC = {
     "make_adapter": "evalkit.adapters.registry",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "ScoreOptions",
+    "__version__",
+    "audit",
+    "make_adapter",
+    "open_checkpoint",
+    "open_stream",
+    "open_tokenizer",
+    "parse_plan",
+    "score",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -86,7 +86,8 @@ class Forward:
         flat: list[torch.Tensor] = []
         shape = _flatten(self._state, flat)
         buffer = io.BytesIO()
-        np.savez(buffer, shape=np.frombuffer(json.dumps(shape).encode(), np.uint8), **_as_arrays(flat))
+        arrays = _as_arrays(flat) | {"shape": np.frombuffer(json.dumps(shape).encode(), np.uint8)}
+        np.savez(buffer, allow_pickle=False, **arrays)
         return buffer.getvalue()
 
     def restore(self, state: bytes) -> None:

@@ -27,7 +27,7 @@ def code_fingerprint() -> str:
 
 def environment(device: str) -> dict[str, Any]:
     """Versions, processor, threads; no host name, no paths."""
-    import torch
+    from evalkit.models.device import device_name, device_peak_bytes, threads
 
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
@@ -40,9 +40,10 @@ def environment(device: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": threads(),
         "device": device,
-        "device_name": torch.cuda.get_device_name() if device.startswith("cuda") else None,
+        "device_name": device_name(device),
+        "device_peak_bytes": device_peak_bytes(device),
         "packages": versions,
     }
 

@@ -173,7 +173,7 @@ def _settings(plan: Plan, adapters: Sequence[Any], options: ScoreOptions) -> dic
 
 def _fingerprint(model: Any, stream: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """What must agree for a run to be resumed.  Budget and the way of calling may differ."""
-    import torch
+    from evalkit.models.device import threads
 
     keep = ("plan", "adapters", "chunk_tokens", "batch_tokens", "seed", "sentinel")
     return {
@@ -182,7 +182,7 @@ def _fingerprint(model: Any, stream: Any, settings: dict[str, Any]) -> dict[str,
         "text": stream.fingerprint,
         **{key: settings[key] for key in keep},
         "device": str(model.device),
-        "threads": torch.get_num_threads(),
+        "threads": threads(),
         "code": code_fingerprint(),
     }
 
