@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evalkit.stream.manifest import Manifest
 
 EPILOG = """examples:
   evalkit tokenize train.jsonl.xz --tokenizer fineweb_1024_bpe.model --out train.bin
@@ -34,10 +38,18 @@ def run(args: argparse.Namespace) -> int:
     from evalkit.stream.manifest import manifest_path, tokenize
     from evalkit.stream.tokenizer import open_tokenizer
 
-    manifest = tokenize(args.text, open_tokenizer(args.tokenizer), args.out, force=args.force)
+    manifest = tokenize(args.text, open_tokenizer(args.tokenizer), args.out, force=args.force, watch=_progress)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
     documents = len(manifest.documents.start)
     per_token = manifest.bytes / (manifest.tokens - documents)
     print(f"{args.out}: {documents:,} documents, {manifest.tokens:,} tokens, {manifest.bytes:,} bytes")
     print(f"bytes per token: {per_token:.4f} (BOS apart)")
     print(f"manifest: {manifest_path(args.out)}")
     return 0
+
+
+def _progress(manifest: Manifest) -> None:
+    """One line on stderr that overwrites itself; nothing where stderr is no terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{manifest.bytes:,} bytes, {manifest.tokens:,} tokens ", end="", file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ checked for shared documents.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -66,8 +66,17 @@ def document_hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def tokenize(paths: Sequence[str | Path], tokenizer: Tokenizer, out: str | Path, *, force: bool = False) -> Manifest:
+def tokenize(
+    paths: Sequence[str | Path],
+    tokenizer: Tokenizer,
+    out: str | Path,
+    *,
+    force: bool = False,
+    watch: Callable[[Manifest], None] = lambda manifest: None,
+) -> Manifest:
     """Encode text files into the shard ``out`` and its manifest; returns the manifest.
+
+    ``watch`` is called with the manifest so far after each batch of about 4 MB of text.
 
     Raises InputError when ``out`` exists (unless ``force``), for input that is no text, and when the vocabulary does
     not fit 16 bits; ByteCountError when a document does not come back from its tokens.
@@ -77,7 +86,11 @@ def tokenize(paths: Sequence[str | Path], tokenizer: Tokenizer, out: str | Path,
     if tokenizer.vocab_size > 1 << 16:
         raise InputError(f"{tokenizer.name} has {tokenizer.vocab_size:,} ids, but a shard's 16 bits hold only 65,536")
     manifest = Manifest(out.name, _record(tokenizer), [str(path) for path in paths])
-    parts = [ids for i, path in enumerate(paths) for ids in _encode_file(path, i, tokenizer, manifest)]
+    parts = list[npt.NDArray[np.uint16]]()
+    for i, path in enumerate(paths):
+        for ids in _encode_file(path, i, tokenizer, manifest):
+            parts.append(ids)
+            watch(manifest)
     write_shard(out, np.concatenate(parts))
     manifest.sha256 = file_sha256(out)
     write_atomic(manifest_path(out), [msgspec.json.format(msgspec.json.encode(manifest), indent=1), b"\n"])
@@ -123,13 +136,12 @@ def _check_out(out: Path, force: bool) -> None:
 
 def _encode_file(
     path: str | Path, source: int, tokenizer: Tokenizer, manifest: Manifest
-) -> list[npt.NDArray[np.uint16]]:
+) -> Iterator[npt.NDArray[np.uint16]]:
     kind = kind_of(path)
     if kind == "shard":
         raise InputError(f"{path}: this is a token shard already; give text (.txt or .jsonl)")
-    parts, columns = list[npt.NDArray[np.uint16]](), manifest.documents
+    columns = manifest.documents
     for batch, ids in encoded(read_documents(path, kind), tokenizer):
-        parts.append(ids.astype(np.uint16))
         columns.name += [d.name for d in batch]
         columns.source += [source] * len(batch)
         columns.start += (np.flatnonzero(ids == tokenizer.bos_id) + manifest.tokens).tolist()
@@ -137,4 +149,4 @@ def _encode_file(
         columns.blake2b += [document_hash(d.data) for d in batch]
         manifest.tokens += len(ids)
         manifest.bytes += sum(len(d.data) for d in batch)
-    return parts
+        yield ids.astype(np.uint16)
