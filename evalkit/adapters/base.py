@@ -78,7 +78,11 @@ class Side:
 
     def at(self, i: int) -> Side:
         """The side scalars of target i alone (arrays of length 1)."""
-        s = slice(i, i + 1)
+        return self.cut(i, i + 1)
+
+    def cut(self, begin: int, end: int) -> Side:
+        """The side scalars of targets begin..end-1."""
+        s = slice(begin, end)
         return Side(
             entropy=None if self.entropy is None else self.entropy[s],
             top_id=None if self.top_id is None else self.top_id[s],

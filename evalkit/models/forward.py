@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,33 +15,25 @@ import torch
 
 from evalkit.adapters.base import Bool, Float64, Int32, Needs, Side
 from evalkit.errors import InputError
-from evalkit.models.rows import RowScalars, native_exp, reduce_rows
+from evalkit.models.rows import RowScalars, RowStats, row_stats, scalars, whole_rows
 from evalkit.plan import Chunk, Plan, Window
 
 
-@dataclass
 class BatchRows:
     """Rows of the consecutive targets [lo, hi), still on the device."""
 
-    lo: int
-    hi: int
-    logits: torch.Tensor
-    needs: Needs
-    groups: dict[str, Bool]
+    def __init__(self, lo: int, hi: int, logits: torch.Tensor, needs: Needs, groups: dict[str, Bool]) -> None:
+        self.lo, self.hi, self.logits, self.needs = lo, hi, logits, needs
+        self.stats = row_stats(logits, needs, groups, lo)
 
     def scalars(self, begin: int, end: int, cands: Int32) -> RowScalars:
         """What the stack needs of targets lo+begin..lo+end-1; cands int32 [end-begin, K], column 0 the targets."""
-        return reduce_rows(self.logits[begin:end], cands, self.needs, self.groups, self.lo + begin)
+        stats = RowStats(self.stats.lse[begin:end], self.stats.side.cut(begin, end))
+        return scalars(self.logits[begin:end], stats, cands, self.needs)
 
-    @torch.no_grad()
     def row(self, i: int) -> tuple[Float64, Side]:
         """The whole row of target lo+i, float64 [V] probabilities, and its side scalars: no target involved."""
-        logp = self.logits[i : i + 1].double()
-        p = native_exp(logp - torch.logsumexp(logp, dim=-1, keepdim=True))[0]
-        side = reduce_rows(
-            self.logits[i : i + 1], np.zeros((1, 1), np.int32), self.needs, self.groups, self.lo + i
-        ).side
-        return p, side
+        return whole_rows(self.logits[i : i + 1], self.stats.lse[i : i + 1])[0], self.stats.side.at(i)
 
 
 class Forward:
@@ -58,9 +49,18 @@ class Forward:
 
     def batches(self, chunk: Chunk) -> Iterator[BatchRows]:
         """Rows of the chunk's targets, batch by batch, in stream order."""
-        for windows in chunk.batches(1 if self.plan.carries else self.batch_tokens):
-            logits = self._carry(windows[0]) if self.plan.carries else self._windows(windows)
-            yield BatchRows(windows[0].lo, windows[-1].hi, logits, self.needs, self.groups)
+        for unit in self.plan.units(chunk, self.batch_tokens):
+            yield from self.rows(unit)
+
+    def rows(self, unit: Sequence[Window]) -> Iterator[BatchRows]:
+        """Rows of one unit of the plan: one batch, or one per block where the plan carries a state on."""
+        if not self.plan.carries:
+            yield BatchRows(unit[0].lo, unit[-1].hi, self._windows(unit), self.needs, self.groups)
+            return
+        for window in unit:
+            yield BatchRows(window.lo, window.hi, self._carry(window), self.needs, self.groups)
+        if not self.plan.carries_on:
+            self._state = None
 
     def _ids(self, window: Window) -> np.ndarray:
         return np.asarray(self.tokens[window.start : window.hi - 1], dtype=np.int64)
@@ -76,8 +76,10 @@ class Forward:
     @torch.no_grad()
     def _carry(self, window: Window) -> torch.Tensor:
         ids = torch.from_numpy(self._ids(window)).to(self.model.device)
+        if window.skip > 0:
+            self._state = None
         logits, self._state = self.model.banded(ids, self._state, self.plan.context)
-        return logits
+        return logits[window.skip :]
 
     def snapshot(self) -> bytes:
         """Keys and values carried to the next window; empty when the plan carries nothing."""

@@ -38,37 +38,71 @@ class RowScalars:
     p: Float64
     side: Side
 
-    @staticmethod
-    def concat(parts: list[RowScalars]) -> RowScalars:
-        def join(name: str) -> np.ndarray | None:
-            arrays = [getattr(part.side, name) for part in parts]
-            return None if arrays[0] is None else np.concatenate(arrays)
 
-        masses = {k: np.concatenate([part.side.masses[k] for part in parts]) for k in parts[0].side.masses}
-        side = Side(entropy=join("entropy"), top_id=join("top_id"), top_p=join("top_p"), masses=masses)
-        return RowScalars(
-            np.concatenate([part.logp_target for part in parts]), np.concatenate([part.p for part in parts]), side
-        )
+@dataclass(frozen=True)
+class RowStats:
+    """What of n rows needs the whole row: lse float64 [n, 1] on the device (nats), and the prefix-only scalars."""
 
-
-def native_exp(logp: Tensor) -> Float64:
-    """libm exp of float64 log-probabilities, floored at P_FLOOR."""
-    return np.maximum(_native.exp(np.ascontiguousarray(logp.cpu().numpy())), P_FLOOR)
+    lse: Tensor
+    side: Side
 
 
 @torch.no_grad()
-def reduce_rows(logits: Tensor, cands: Int32, needs: Needs, groups: dict[str, Bool], first_target: int) -> RowScalars:
-    """logits [n, V] floating, cands int32 [n, K] (column 0 the targets, -1 for none) -> RowScalars.
+def row_stats(logits: Tensor, needs: Needs, groups: dict[str, Bool], first_target: int) -> RowStats:
+    """logits [n, V] floating -> RowStats, in slabs from row 0.
 
-    ``first_target`` is the stream position of row 0, for the error when a row is not finite (DivergenceError).
+    Taken once for a batch and kept, because a reduction over a slice of it may have other last bits (other kernels
+    for other shapes).  ``first_target`` is the stream position of row 0, for the error when a row is not finite
+    (DivergenceError).
     """
-    parts = []
+    lses, sides = list[Tensor](), list[Side]()
     for begin in range(0, logits.size(0), SLAB):
         slab = logits[begin : begin + SLAB].double()
         lse = torch.logsumexp(slab, dim=-1, keepdim=True)
         _check_finite(lse, first_target + begin)
-        parts.append(_reduce_slab(slab - lse, cands[begin : begin + SLAB], needs, groups))
-    return RowScalars.concat(parts)
+        lses.append(lse)
+        sides.append(_side(slab, lse, needs, groups))
+    return RowStats(torch.cat(lses), _join_sides(sides))
+
+
+@torch.no_grad()
+def pick(logits: Tensor, lse: Tensor, ids: Int32) -> Float64:
+    """log p of ids int32 [n, K] (-1 reads token 0), float64 [n, K] nats on the host."""
+    index = torch.from_numpy(np.maximum(ids, 0).astype(np.int64)).to(logits.device)
+    return (logits.gather(1, index).double() - lse).cpu().numpy()
+
+
+@torch.no_grad()
+def whole_rows(logits: Tensor, lse: Tensor) -> Float64:
+    """logits [n, V] -> probabilities float64 [n, V] on the host."""
+    parts = [
+        native_exp(logits[begin : begin + SLAB].double() - lse[begin : begin + SLAB])
+        for begin in range(0, logits.size(0), SLAB)
+    ]
+    return np.concatenate(parts)
+
+
+def floored_exp(logp: Float64) -> Float64:
+    """libm exp of float64 log-probabilities on the host, floored at P_FLOOR."""
+    return np.maximum(_native.exp(np.ascontiguousarray(logp)), P_FLOOR)
+
+
+def native_exp(logp: Tensor) -> Float64:
+    """:func:`floored_exp` of a tensor."""
+    return floored_exp(logp.cpu().numpy())
+
+
+def reduce_rows(logits: Tensor, cands: Int32, needs: Needs, groups: dict[str, Bool], first_target: int) -> RowScalars:
+    """logits [n, V] floating, cands int32 [n, K] (column 0 the targets, -1 for none) -> RowScalars."""
+    stats = row_stats(logits, needs, groups, first_target)
+    return scalars(logits, stats, cands, needs)
+
+
+def scalars(logits: Tensor, stats: RowStats, cands: Int32, needs: Needs) -> RowScalars:
+    """The same from stats already taken."""
+    logp = pick(logits, stats.lse, cands)
+    p = whole_rows(logits, stats.lse) if needs.rows else floored_exp(logp)
+    return RowScalars(np.ascontiguousarray(logp[:, 0]), p, stats.side)
 
 
 def _check_finite(lse: Tensor, first_target: int) -> None:
@@ -81,16 +115,12 @@ def _check_finite(lse: Tensor, first_target: int) -> None:
         )
 
 
-def _reduce_slab(logp: Tensor, cands: Int32, needs: Needs, groups: dict[str, Bool]) -> RowScalars:
-    ids = torch.from_numpy(np.maximum(cands, 0).astype(np.int64)).to(logp.device)
-    picked = logp.gather(1, ids)
-    p = native_exp(logp if needs.rows else picked)
-    return RowScalars(picked[:, 0].cpu().numpy().copy(), p, _side(logp, needs, groups))
-
-
-def _side(logp: Tensor, needs: Needs, groups: dict[str, Bool]) -> Side:
+def _side(slab: Tensor, lse: Tensor, needs: Needs, groups: dict[str, Bool]) -> Side:
     entropy = top_id = top_p = None
     masses: dict[str, Float64] = {}
+    if not (needs.entropy or needs.masses or needs.top):
+        return Side()
+    logp = slab - lse
     if needs.entropy or needs.masses:
         p = logp.exp()
         if needs.entropy:
@@ -102,3 +132,12 @@ def _side(logp: Tensor, needs: Needs, groups: dict[str, Bool]) -> Side:
         best, index = logp.max(-1)
         top_id, top_p = index.to(torch.int32).cpu().numpy(), native_exp(best)
     return Side(entropy=entropy, top_id=top_id, top_p=top_p, masses=masses)
+
+
+def _join_sides(sides: list[Side]) -> Side:
+    def join(name: str) -> np.ndarray | None:
+        arrays = [getattr(side, name) for side in sides]
+        return None if arrays[0] is None else np.concatenate(arrays)
+
+    masses = {k: np.concatenate([side.masses[k] for side in sides]) for k in sides[0].masses}
+    return Side(entropy=join("entropy"), top_id=join("top_id"), top_p=join("top_p"), masses=masses)

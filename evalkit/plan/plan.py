@@ -76,6 +76,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     carries: ClassVar[bool] = False
     """True when a window without skipped rows continues the state that the window before it left (keys and values)."""
 
+    step_option: ClassVar[str] = "stride"
+    """The setting that makes :attr:`step` shorter."""
+
     @property
     def carries_on(self) -> bool:
         """True when that state outlives a chunk."""
@@ -138,6 +141,7 @@ class Disjoint(Plan, frozen=True):
     """Windows of seq_len tokens side by side; each target has 0 to seq_len-1 tokens of context before its input."""
 
     name: ClassVar[str] = "disjoint"
+    step_option: ClassVar[str] = "seq_len"
     seq_len: int = 512
 
     def __post_init__(self) -> None:
@@ -215,6 +219,7 @@ class Banded(Plan, frozen=True):
 
     name: ClassVar[str] = "banded"
     carries: ClassVar[bool] = True
+    step_option: ClassVar[str] = "segment"
     window: int = 512
     block: int = 2048
     """Tokens a forward call; a block is processed in pieces of ``window`` queries."""

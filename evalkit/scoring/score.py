@@ -53,10 +53,10 @@ class ScoreOptions:
     """Written into ``settings`` as they are (how the run was called)."""
 
 
-def default_plan(model: Any) -> Plan:
+def default_plan(model: Any, chunk_tokens: int = 8192) -> Plan:
     """banded:window=512 where the model can, else sliding 512/64; shorter for models made for less."""
     if "banded" in model.can:
-        return Banded(window=min(512, model.max_seq_len or 512))
+        return Banded(window=min(512, model.max_seq_len or 512), segment=min(8192, chunk_tokens))
     seq_len = min(512, model.max_seq_len or 512)
     return Sliding(seq_len=seq_len, stride=min(64, seq_len))
 
@@ -82,7 +82,7 @@ def score(
     from evalkit.adapters.stack import Stack
     from evalkit.models.forward import Forward
 
-    options, plan = options or ScoreOptions(), plan or default_plan(model)
+    options, plan = options or ScoreOptions(), plan or default_plan(model, (options or ScoreOptions()).chunk_tokens)
     _check_fit(model, stream, plan, options)
     info = stream_info(stream, options.seed, model.vocab_size)
     learners = [a for a in adapters if isinstance(a, Learner) and not hasattr(a, "row")]
@@ -154,7 +154,8 @@ def _check_fit(model: Any, stream: Any, plan: Plan, options: ScoreOptions) -> No
         )
     if options.chunk_tokens < plan.step:
         raise InputError(
-            f"chunk_tokens {options.chunk_tokens} is shorter than one step of plan {plan.name} ({plan.step} targets)"
+            f"chunk_tokens {options.chunk_tokens} is shorter than one step of plan {plan.name} ({plan.step} targets); "
+            f"give --chunk-tokens {plan.step}, or --plan {plan.name} with a shorter {plan.step_option}"
         )
 
 

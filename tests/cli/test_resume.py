@@ -14,7 +14,7 @@ import pytest
 from evalkit.scoring import loop as loop_module
 from evalkit.scoring.journal import read_journal
 
-PLANS = ("disjoint:seq_len=32", "sliding:seq_len=48,stride=16", "banded:window=40,block=64")
+PLANS = ("disjoint:seq_len=32", "sliding:seq_len=48,stride=16", "banded:window=40,block=64,segment=128")
 
 
 class Killed(Exception):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from evalkit.plan import Banded, Disjoint, Document, Plan, Sliding, parse_plan
 lengths = st.integers(2, 400)
 plans = st.one_of(
     st.builds(Disjoint, seq_len=st.integers(1, 70)),
-    st.builds(Banded, window=st.integers(1, 40), block=st.integers(1, 90)),
+    st.builds(Banded, window=st.integers(1, 40), block=st.integers(1, 90), segment=st.integers(0, 90)),
     st.integers(1, 70).flatmap(lambda L: st.builds(Sliding, seq_len=st.just(L), stride=st.integers(1, L))),
     st.integers(1, 70).flatmap(lambda L: st.builds(Document, seq_len=st.just(L), stride=st.integers(1, L))),
 )
@@ -35,7 +37,21 @@ def test_chunks_partition_the_targets(plan: Plan, stream: tuple[int, np.ndarray]
     assert [c.index for c in chunks] == list(range(len(chunks)))
     for chunk in chunks:
         assert (chunk.lo, chunk.hi) == (chunk.windows[0].lo, chunk.windows[-1].hi)
-        assert chunk.hi - chunk.lo <= chunk_tokens or len(chunk.windows) == 1
+        assert chunk.hi - chunk.lo <= chunk_tokens or len(list(plan.together(chunk.windows))) == 1
+
+
+@given(plans, streams(), st.integers(1, 200), st.integers(1, 300))
+def test_units_partition_each_chunk_and_start_afresh(
+    plan: Plan, stream: tuple[int, np.ndarray], chunk_tokens: int, batch_tokens: int
+) -> None:
+    n, docs = stream
+    for chunk in plan.chunks(n, docs, chunk_tokens):
+        units = list(plan.units(chunk, batch_tokens))
+        assert tuple(window for unit in units for window in unit) == chunk.windows
+        for unit in units:
+            if plan.carries and not plan.carries_on:
+                assert unit[0].start == max(0, unit[0].lo - 1 - plan.context)
+                assert all(b.start == a.hi - 1 for a, b in itertools.pairwise(unit))
 
 
 @given(plans, streams())
