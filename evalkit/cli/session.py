@@ -126,4 +126,9 @@ def execute(recipe: Recipe, out: str | None, quiet: bool = False) -> Any:
         },
     )
     with Progress(stream.n_targets, quiet=quiet) as progress:
-        return score(model, stream, adapters, plan, out=out, options=options, on_chunk=progress.chunk)
+        result = score(model, stream, adapters, plan, out=out, options=options, on_chunk=progress.chunk)
+    if result.folder is not None:
+        from evalkit.report.html import write_report
+
+        write_report(result, stream)
+    return result
