@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -119,20 +120,15 @@ class Blocks:
         rows = []
         for number in range(first, first + count):
             epoch, index = divmod(number, self.per_epoch)
-            phase, order = self._epoch(epoch)
+            phase, order = epoch_order(self.seed, epoch, self.per_epoch, self.block_len)
             at = phase + int(order[index]) * self.block_len
             block = self.tokens[at : at + self.block_len + 1].astype(np.int64)
             rows += [block[i : i + seq_len + 1] for i in range(0, self.block_len, seq_len)]
         return np.stack(rows)
 
-    def _epoch(self, epoch: int) -> tuple[int, npt.NDArray[np.int64]]:
-        cached = _EPOCHS.get((self.seed, epoch, self.per_epoch, self.block_len))
-        if cached is None:
-            rng = np.random.default_rng((self.seed, epoch))
-            cached = int(rng.integers(self.block_len)), rng.permutation(self.per_epoch)
-            _EPOCHS.clear()
-            _EPOCHS[self.seed, epoch, self.per_epoch, self.block_len] = cached
-        return cached
 
-
-_EPOCHS: dict[tuple[int, int, int, int], tuple[int, npt.NDArray[np.int64]]] = {}
+@lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, blocks: int, block_len: int) -> tuple[int, npt.NDArray[np.int64]]:
+    """(phase, permutation [blocks]) of one epoch."""
+    rng = np.random.default_rng((seed, epoch))
+    return int(rng.integers(block_len)), rng.permutation(blocks)

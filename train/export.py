@@ -24,7 +24,7 @@ NAME = "model.ek"
 def finish(trainer: Trainer, recipe_name: str) -> Path:
     """Write DIR/model.ek and DIR/run.json; returns the artifact's path.  Scores use all held-out training text."""
     chosen = trainer.choose_weights()
-    float_bpb = _bpb(trainer, trainer.model)
+    float_bpb = held_out_bpb(trainer, trainer.model)
     path = trainer.out / NAME
     size, bpb = write_and_measure(trainer, path, trainer.recipe.export, calibration(trainer), recipe_name, float_bpb)
     trainer.log.say(
@@ -63,12 +63,12 @@ def write_and_measure(
     }
     coded = quantise(trainer.model, export, inputs)
     size = artifact.write_artifact(path, trainer.recipe.model, coded, trainer.corpus.tokenizer_model, notes)
-    return size, _bpb(trainer, ArtifactDoor.load(path, device=trainer.device).module)
+    return size, held_out_bpb(trainer, ArtifactDoor.load(path, device=trainer.device).module)
 
 
-def _bpb(trainer: Trainer, model: torch.nn.Module) -> float:
+def held_out_bpb(trainer: Trainer, model: torch.nn.Module) -> float:
     """All held-out training text, disjoint windows of the longest sequence."""
-    return measure.val_bpb(model, trainer.corpus, 0, trainer.blocks.block_len, trainer.device)  # type: ignore[arg-type]
+    return measure.val_bpb(model, trainer.corpus, 0, trainer.blocks.block_len, trainer.device)
 
 
 def facts(trainer: Trainer, recipe_name: str, totals: dict[str, Any], digest: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from evalkit.units import bits_per_byte
+from train import tokenizer
 from train.data import Corpus
 from train.model import GPT
 
@@ -21,7 +22,7 @@ def loss_of(model: GPT, batch: torch.Tensor, bf16: bool) -> torch.Tensor:
 
 
 @torch.no_grad()
-def nats_of(model: GPT, tokens: np.ndarray, seq_len: int, device: torch.device, rows: int = 16) -> float:
+def nats_of(model: torch.nn.Module, tokens: np.ndarray, seq_len: int, device: torch.device, rows: int = 16) -> float:
     """Total nats of tokens[1:] in disjoint windows of ``seq_len``, the short last one included; float32 model."""
     ids = torch.from_numpy(tokens.astype(np.int64)).to(device)
     whole = (len(ids) - 1) // seq_len
@@ -36,7 +37,7 @@ def nats_of(model: GPT, tokens: np.ndarray, seq_len: int, device: torch.device, 
     return math.fsum(parts)
 
 
-def val_bpb(model: GPT, corpus: Corpus, limit: int, seq_len: int, device: torch.device) -> float:
+def val_bpb(model: torch.nn.Module, corpus: Corpus, limit: int, seq_len: int, device: torch.device) -> float:
     """BPB on the first whole held-out documents that fit in ``limit`` tokens (all of them when 0 or larger)."""
     tokens, size = held_out(corpus, limit)
     return bits_per_byte(nats_of(model, tokens, seq_len, device), size)
@@ -46,8 +47,6 @@ def held_out(corpus: Corpus, limit: int) -> tuple[np.ndarray, int]:
     """(tokens, true bytes) of the first held-out documents within ``limit`` tokens; at least one document."""
     if not 0 < limit < len(corpus.val):
         return corpus.val, corpus.val_bytes
-    from train import tokenizer
-
     starts = np.flatnonzero(corpus.val == tokenizer.BOS)
     fitting = starts[(starts <= limit) & (starts > 0)]
     end = int(fitting[-1] if len(fitting) else (starts[1] if len(starts) > 1 else len(corpus.val)))

@@ -64,7 +64,8 @@ def test_it_comes_back_bit_for_bit(file: Path, coded: Coded, tokenizer_model: by
     for name, values in back.tensors.items():
         written = coded[name]
         expected = written.dequantise() if isinstance(written, Grid) else written.astype(np.float32)
-        assert values.dtype == np.float32 and np.array_equal(values, expected), name
+        assert values.dtype == np.float32, name
+        assert np.array_equal(values, expected), name
 
 
 def test_the_file_is_a_function_of_its_content(
