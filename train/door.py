@@ -53,6 +53,7 @@ class ArtifactDoor:
     """Registered as the entry point ``artifact`` of the group ``evalkit.models``."""
 
     name: ClassVar[str] = "artifact"
+    summary: ClassVar[str] = "our own artifact (.ek): config, tokenizer and range-coded weights in one file"
 
     @staticmethod
     def sniff(path: str | Path) -> bool:
