@@ -106,12 +106,13 @@ def _stages(result: Result) -> str:
 
 def _scores(result: Result) -> np.ndarray | None:
     path = result.folder / "scores.f64" if result.folder else None
-    return read_scores(path, len(result.stage_names)) if path is not None and path.exists() else None
+    scores = read_scores(path, len(result.stage_names)) if path is not None and path.exists() else None
+    return scores if scores is not None and len(scores) else None
 
 
 def _along(result: Result, stream: Any, points: int = 60) -> str:
     scores = _scores(result)
-    if scores is None or not len(scores):
+    if scores is None:
         return "<p>Scores of single targets were not kept.</p>"
     edges = np.unique(np.linspace(0, len(scores), min(points, len(scores)) + 1).astype(int))
     sizes = np.array([stream.target_bytes(a + 1, b + 1).sum() for a, b in itertools.pairwise(edges)])
@@ -135,7 +136,7 @@ def _by_length(table: DocumentTable) -> str:
 
 def _by_class(result: Result, stream: Any) -> str:
     scores = _scores(result)
-    if scores is None or not len(scores):
+    if scores is None:
         return ""
     tokens = np.asarray(stream.tokens[1 : len(scores) + 1]).astype(np.int64)
     rows, taken = [], np.zeros(len(tokens), dtype=bool)
