@@ -25,6 +25,10 @@ from evalkit.settings import make_settings, split_spec
 
 BUILT_IN = {
     "ppm": "evalkit.adapters.ppm:Ppm",
+    "full_ttt": "evalkit.adapters.full_ttt:FullTtt",
+    "lora_ttt": "evalkit.adapters.lora_ttt:LoraTtt",
+    "muon_ttt": "evalkit.adapters.muon_ttt:MuonTtt",
+    "phased_ttt": "evalkit.adapters.phased_ttt:PhasedTtt",
 }
 GROUP = "evalkit.adapters"
 

@@ -62,12 +62,18 @@ class Forward:
         if not self.plan.carries_on:
             self._state = None
 
+    def _place(self, windows: Sequence[Window]) -> None:
+        """Tell a model that a learner made where the next call's windows lie."""
+        if hasattr(self.model, "place"):
+            self.model.place(windows)
+
     def _ids(self, window: Window) -> np.ndarray:
         return np.asarray(self.tokens[window.start : window.hi - 1], dtype=np.int64)
 
     @torch.no_grad()
     def _windows(self, windows: Sequence[Window]) -> torch.Tensor:
         ids = torch.from_numpy(np.stack([self._ids(w) for w in windows])).to(self.model.device)
+        self._place(windows)
         logits = self.model.logits(ids)
         if all(w.skip == windows[0].skip for w in windows):
             return logits[:, windows[0].skip :].reshape(-1, logits.size(-1))
@@ -78,6 +84,7 @@ class Forward:
         ids = torch.from_numpy(self._ids(window)).to(self.model.device)
         if window.skip > 0:
             self._state = None
+        self._place([window])
         logits, self._state = self.model.banded(ids, self._state, self.plan.context)
         return logits[window.skip :]
 

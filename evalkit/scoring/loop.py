@@ -17,7 +17,7 @@ import numpy as np
 
 from evalkit import _native
 from evalkit.adapters.base import Float64, Learner
-from evalkit.errors import EvalkitError
+from evalkit.errors import DivergenceError, EvalkitError
 from evalkit.plan import Chunk
 from evalkit.scoring.journal import Journal
 from evalkit.scoring.ledger import BookedChunk, Ledger, make_receipt, score_digest
@@ -61,6 +61,8 @@ class Loop:
     learners: list[Learner]
     ledger: Ledger
     sentinel: Sentinel
+    before: list[Any] = field(default_factory=list)
+    """Forward passes of the model as it was before each learner: stages in front of the stack's own."""
     spans: Spans = field(default_factory=Spans)
     journal: Journal | None = None
     scores: ScoreFile | None = None
@@ -82,7 +84,7 @@ class Loop:
                 continue
             if not self.may_go_on(self.ledger.chunks[-1] if self.ledger.chunks else None):
                 return False
-            nats = self._score(chunk)
+            nats = np.concatenate((self._before(chunk), self._score(chunk)))
             if chunk.index < len(booked):
                 _check_replay(nats, booked[chunk.index])
                 entry = booked[chunk.index]
@@ -93,6 +95,18 @@ class Loop:
             self._save(entry)
             self.on_chunk(entry)
         return True
+
+    def _before(self, chunk: Chunk) -> Float64:
+        """Nats [len(before), n] of the model before each learner, on the same windows."""
+        out = np.empty((len(self.before), chunk.hi - chunk.lo))
+        for nats, forward in zip(out, self.before, strict=True):
+            with self.spans.span("base"):
+                for rows in forward.batches(chunk):
+                    tokens = np.ascontiguousarray(self.stream.tokens[rows.lo : rows.hi], dtype=np.int32)
+                    nats[rows.lo - chunk.lo : rows.hi - chunk.lo] = -rows.scalars(
+                        0, len(tokens), tokens[:, None]
+                    ).logp_target
+        return out
 
     def _score(self, chunk: Chunk) -> Float64:
         """Nats [S+1, n] of a chunk: fused, in stream order, with one strict probe on the way."""
@@ -148,7 +162,10 @@ class Loop:
         receipt = make_receipt(chunk.lo, tokens, nats[-1], before)
         for learner in self.learners:
             with self.spans.span(f"observe/{learner.name}"):
-                learner.observe(receipt)
+                try:
+                    learner.observe(receipt)
+                except DivergenceError as fault:
+                    raise DivergenceError(f"chunk {chunk.index}: {fault}") from None
 
     def _save(self, entry: BookedChunk) -> None:
         """Snapshot when it costs under a twentieth of the time since the last one."""
@@ -157,6 +174,7 @@ class Loop:
             return
         with self.spans.span("snapshot"):
             parts = {"forward": self.forward.snapshot(), "stack": self.stack.snapshot()}
+            parts |= {f"before{i}": forward.snapshot() for i, forward in enumerate(self.before)}
             parts |= {f"learner{i}": learner.snapshot() for i, learner in enumerate(self.learners)}
             save_snapshot(self.folder / "state", Snapshot(entry.index, entry.hi, parts))
         self._saved_at = time.perf_counter()
@@ -176,6 +194,8 @@ class Loop:
             self.forward.restore(found.parts["forward"])
             tokens = np.ascontiguousarray(self.stream.tokens[1 : found.hi], dtype=np.int32)
             self.stack.restore(found.parts["stack"], tokens)
+            for i, forward in enumerate(self.before):
+                forward.restore(found.parts[f"before{i}"])
             for i, learner in enumerate(self.learners):
                 learner.restore(found.parts[f"learner{i}"])
         return found.chunk + 1

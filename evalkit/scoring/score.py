@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from evalkit.adapters.base import Learner
+from evalkit.adapters.base import Learner, Needs
 from evalkit.errors import InputError
 from evalkit.plan import Banded, Plan, Sliding
 from evalkit.scoring.environment import code_fingerprint, environment, peak_memory_bytes
@@ -49,6 +49,9 @@ class ScoreOptions:
     """Stop after the chunk in which this many seconds of scoring were reached."""
     save_scores: bool | None = None
     """Keep scores.f64; None: when the stream has at most 8 million targets."""
+    base_pass: bool = True
+    """With learners: score the same windows with the model as it was before each of them, one more forward a learner.
+    Without it the base of the result is the adapted model, and the learners' own gain is not known."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Written into ``settings`` as they are (how the run was called)."""
 
@@ -82,26 +85,39 @@ def score(
     from evalkit.adapters.stack import Stack
     from evalkit.models.forward import Forward
 
-    options, plan = options or ScoreOptions(), plan or default_plan(model, (options or ScoreOptions()).chunk_tokens)
-    _check_fit(model, stream, plan, options)
-    info = stream_info(stream, options.seed, model.vocab_size)
     learners = [a for a in adapters if isinstance(a, Learner) and not hasattr(a, "row")]
     experts = [a for a in adapters if a not in learners]
+    options = _chunked(options or ScoreOptions(), learners)
+    plan = plan or default_plan(model, options.chunk_tokens)
+    _check_fit(model, stream, plan, options)
+    _check_chunks(plan, learners)
+    info = stream_info(stream, options.seed, model.vocab_size)
     stack = Stack(experts)
     stack.begin(info)
-    stages = ("model", *(e.name for e in experts))
+    compared = learners if options.base_pass else []
+    stages = ("model", *(a.name for a in [*compared, *experts]))
     settings = json.loads(json.dumps(_settings(plan, adapters, options)))  # tuples become lists, as in the files
     fingerprint = _fingerprint(model, stream, settings)
     folder = _folder(out)
-    attached = model
+    models = [model]
     for learner in learners:
-        attached = learner.attach(attached, info)
+        models.append(learner.attach(models[-1], info))
     if forward is None:
-        forward = Forward(attached, plan, stream.tokens, stack.needs, info.groups, options.batch_tokens)
+        forward = Forward(models[-1], plan, stream.tokens, stack.needs, info.groups, options.batch_tokens)
+    before = [Forward(m, plan, stream.tokens, Needs(), {}, options.batch_tokens) for m in models[: len(compared)]]
     journal, booked, scores = _open_files(folder, fingerprint, settings, stream, stages, options)
-    sentinel = Sentinel(options.seed, stages, options.sentinel)
+    sentinel = Sentinel(options.seed, ("model", *(e.name for e in experts)), options.sentinel)
     loop = Loop(
-        stream, forward, stack, learners, Ledger(stages), sentinel, journal=journal, scores=scores, folder=folder
+        stream,
+        forward,
+        stack,
+        learners,
+        Ledger(stages),
+        sentinel,
+        before,
+        journal=journal,
+        scores=scores,
+        folder=folder,
     )
     if on_chunk is not None:
         loop.on_chunk = on_chunk
@@ -119,7 +135,7 @@ def score(
         if scores is not None:
             scores.close()
     wall = time.perf_counter() - began
-    described = [{"adapter": e.name, "settings": msgspec.to_builtins(e.settings)} for e in experts]
+    described = [{"adapter": a.name, "settings": msgspec.to_builtins(a.settings)} for a in [*compared, *experts]]
     table = DocumentTable.from_chunks(loop.ledger.chunks, len(stages))
     run = {
         "schema": SCHEMA,
@@ -131,6 +147,7 @@ def score(
         "stages": stage_rows(table, described, options.seed),
         "bytes_from": stream.bytes_from,
         "documents": len(table.doc),
+        "notes": _notes(learners, options),
         "resumed_chunks": len(booked),
         "seconds": {**{k: round(v, 6) for k, v in loop.spans.seconds.items()}, "wall": wall},
         "peak_memory_bytes": peak_memory_bytes(),
@@ -159,6 +176,32 @@ def _check_fit(model: Any, stream: Any, plan: Plan, options: ScoreOptions) -> No
         )
 
 
+def _chunked(options: ScoreOptions, learners: Sequence[Any]) -> ScoreOptions:
+    """Chunks no longer than the shortest time between two updates that a learner asks for."""
+    wishes = [n for n in (getattr(learner, "chunk_tokens", 0) for learner in learners) if n]
+    return replace(options, chunk_tokens=min([options.chunk_tokens, *wishes]))
+
+
+def _check_chunks(plan: Plan, learners: Sequence[Any]) -> None:
+    for learner in learners:
+        chunk = getattr(learner, "chunk_tokens", 0)
+        if chunk % plan.step:
+            near = max(1, round(chunk / plan.step)) * plan.step
+            raise InputError(
+                f"adapter {learner.name}: chunk {chunk} is not a multiple of the {plan.step} targets of one step of plan "
+                f"{plan.name} ({plan.step_option}); choose chunk={near}"
+            )
+
+
+def _notes(learners: Sequence[Any], options: ScoreOptions) -> list[str]:
+    """What a reader must know about these numbers."""
+    notes = [note for learner in learners for note in getattr(learner, "notes", [])]
+    if learners and not options.base_pass:
+        names = ", ".join(learner.name for learner in learners)
+        notes.append(f"base_pass is off: the base of this result is the model adapted by {names}")
+    return notes
+
+
 def _settings(plan: Plan, adapters: Sequence[Any], options: ScoreOptions) -> dict[str, Any]:
     return {
         "plan": {"name": plan.name, **msgspec.to_builtins(plan)},
@@ -167,6 +210,7 @@ def _settings(plan: Plan, adapters: Sequence[Any], options: ScoreOptions) -> dic
         "batch_tokens": options.batch_tokens,
         "seed": options.seed,
         "sentinel": options.sentinel,
+        "base_pass": options.base_pass,
         "budget_seconds": options.budget_seconds,
         **options.extra,
     }
@@ -176,7 +220,7 @@ def _fingerprint(model: Any, stream: Any, settings: dict[str, Any]) -> dict[str,
     """What must agree for a run to be resumed.  Budget and the way of calling may differ."""
     from evalkit.models.device import threads
 
-    keep = ("plan", "adapters", "chunk_tokens", "batch_tokens", "seed", "sentinel")
+    keep = ("plan", "adapters", "chunk_tokens", "batch_tokens", "seed", "sentinel", "base_pass")
     return {
         "model": model.fingerprint,
         "tokenizer": stream.tokenizer.fingerprint,
