@@ -45,6 +45,10 @@ class BudgetError(NoError):
     """The declared budget of seconds or bytes was exceeded."""
 
 
+class Stopped(EvalkitError):
+    """This process was asked to stop (SIGTERM); what is booked stays booked."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` or the list of known names, for the end of an error sentence."""
     names = sorted(known)

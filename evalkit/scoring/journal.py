@@ -37,12 +37,14 @@ def decode_line(line: bytes) -> dict[str, Any] | None:
 
 def chunk_record(booked: BookedChunk) -> dict[str, Any]:
     docs = [[p.doc, p.targets, p.bytes, list(p.nats)] for p in booked.parts]
-    return {"chunk": booked.index, "lo": booked.lo, "hi": booked.hi, "docs": docs, "digest": booked.digest}
+    record = {"chunk": booked.index, "lo": booked.lo, "hi": booked.hi, "docs": docs, "digest": booked.digest}
+    return record | {"shed": list(booked.shed)} if booked.shed else record
 
 
 def chunk_from_record(record: dict[str, Any]) -> BookedChunk:
     parts = tuple(DocumentPart(d, t, b, tuple(nats)) for d, t, b, nats in record["docs"])
-    return BookedChunk(record["chunk"], record["lo"], record["hi"], parts, record["digest"])
+    shed = tuple(record.get("shed", ()))
+    return BookedChunk(record["chunk"], record["lo"], record["hi"], parts, record["digest"], shed)
 
 
 class Journal:

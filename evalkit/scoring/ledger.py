@@ -40,6 +40,8 @@ class BookedChunk:
     hi: int
     parts: tuple[DocumentPart, ...]
     digest: str
+    shed: tuple[str, ...] = ()
+    """Work that a budget leaves out from this chunk's observe on (see scoring/guard.py)."""
 
 
 def make_receipt(lo: int, tokens: Int32, nats: Float64, before: Int32) -> Receipt:
@@ -56,7 +58,9 @@ class Ledger:
         self.next_target = start
         self.chunks: list[BookedChunk] = []
 
-    def book(self, index: int, lo: int, nats: Float64, docs: np.ndarray, sizes: np.ndarray) -> BookedChunk:
+    def book(
+        self, index: int, lo: int, nats: Float64, docs: np.ndarray, sizes: np.ndarray, shed: tuple[str, ...] = ()
+    ) -> BookedChunk:
         """Book nats [S+1, n] for targets lo..lo+n-1 with owners ``docs`` [n] and byte counts ``sizes`` [n].
 
         Raises LegalityError when targets are skipped or booked twice, DivergenceError when a score is not finite.
@@ -67,7 +71,7 @@ class Ledger:
                 "single-pass", lo, f"target {lo} would be booked {word}: the next one is {self.next_target}"
             )
         _check_finite(nats, lo, self.stages)
-        booked = BookedChunk(index, lo, lo + nats.shape[1], _parts(nats, docs, sizes), score_digest(nats))
+        booked = BookedChunk(index, lo, lo + nats.shape[1], _parts(nats, docs, sizes), score_digest(nats), shed)
         self.next_target = booked.hi
         self.chunks.append(booked)
         return booked

@@ -17,8 +17,9 @@ import numpy as np
 
 from evalkit import _native
 from evalkit.adapters.base import Float64, Learner
-from evalkit.errors import DivergenceError, EvalkitError
+from evalkit.errors import DivergenceError, EvalkitError, Stopped
 from evalkit.plan import Chunk
+from evalkit.scoring.guard import Guard
 from evalkit.scoring.journal import Journal
 from evalkit.scoring.ledger import BookedChunk, Ledger, make_receipt, score_digest
 from evalkit.scoring.scores import ScoreFile
@@ -39,6 +40,8 @@ class Spans:
     events: list[tuple[str, float, float]] = field(default_factory=list)
     """(verb, start, end) in seconds since the loop began, for the trace."""
     origin: float = field(default_factory=time.perf_counter)
+    epoch: float = field(default_factory=time.time)
+    """The wall clock at ``origin``, to put other processes' spans beside these."""
 
     @contextmanager
     def span(self, verb: str) -> Iterator[None]:
@@ -68,33 +71,42 @@ class Loop:
     scores: ScoreFile | None = None
     folder: Path | None = None
     on_chunk: Callable[[BookedChunk], None] = lambda booked: None
-    may_go_on: Callable[[BookedChunk | None], bool] = lambda booked: True
+    guard: Guard = field(default_factory=Guard)
     _saved_at: float = 0.0
     _save_cost: float = 0.0
 
     def run(self, chunks: Iterable[Chunk], booked: list[BookedChunk]) -> bool:
-        """Score what is not in ``booked`` yet.  True when every chunk is booked, False when the budget stopped it."""
+        """Score what is not in ``booked`` yet.  True when every chunk is booked, False when it was stopped."""
         if booked and booked[-1].hi == self.stream.n_targets + 1:
             for entry in booked:
                 self.ledger.readmit(entry)
             return True
         first = self._resume(booked)
-        for chunk in chunks:
-            if chunk.index < first:
-                continue
-            if not self.may_go_on(self.ledger.chunks[-1] if self.ledger.chunks else None):
-                return False
-            nats = np.concatenate((self._before(chunk), self._score(chunk)))
-            if chunk.index < len(booked):
-                _check_replay(nats, booked[chunk.index])
-                entry = booked[chunk.index]
-                self.ledger.readmit(entry)
-            else:
-                entry = self._book(chunk, nats)
-            self._observe(chunk, nats)
-            self._save(entry)
-            self.on_chunk(entry)
+        try:
+            for chunk in chunks:
+                if chunk.index < first:
+                    continue
+                if not self.guard.may_start():
+                    return False
+                self._chunk(chunk, booked[chunk.index] if chunk.index < len(booked) else None)
+        except Stopped:
+            self.guard.stopped = "signal"
+            return False
         return True
+
+    def _chunk(self, chunk: Chunk, known: BookedChunk | None) -> None:
+        """Score, book (or compare with what the journal ``known`` says), learn."""
+        nats = np.concatenate((self._before(chunk), self._score(chunk)))
+        if known is None:
+            entry = self._book(chunk, nats, self.guard.decide(chunk.hi))
+        else:
+            _check_replay(nats, known)
+            self.ledger.readmit(known)
+            entry = known
+        self.guard.follow(entry.shed, chunk.hi, self.learners)
+        self._observe(chunk, nats, entry.shed)
+        self._save(entry)
+        self.on_chunk(entry)
 
     def _before(self, chunk: Chunk) -> Float64:
         """Nats [len(before), n] of the model before each learner, on the same windows."""
@@ -143,10 +155,10 @@ class Loop:
         nats[1:] = _native.neg_log(np.ascontiguousarray(p[1:]))
         return nats
 
-    def _book(self, chunk: Chunk, nats: Float64) -> BookedChunk:
+    def _book(self, chunk: Chunk, nats: Float64, shed: tuple[str, ...]) -> BookedChunk:
         with self.spans.span("book"):
-            docs = self.stream.doc_of_target(chunk.lo, chunk.hi)
-            entry = self.ledger.book(chunk.index, chunk.lo, nats, docs, self.stream.target_bytes(chunk.lo, chunk.hi))
+            docs, sizes = self.stream.doc_of_target(chunk.lo, chunk.hi), self.stream.target_bytes(chunk.lo, chunk.hi)
+            entry = self.ledger.book(chunk.index, chunk.lo, nats, docs, sizes, shed)
         with self.spans.span("journal"):
             if self.scores is not None:
                 self.scores.append(nats)
@@ -154,13 +166,15 @@ class Loop:
                 self.journal.append(entry)
         return entry
 
-    def _observe(self, chunk: Chunk, nats: Float64) -> None:
+    def _observe(self, chunk: Chunk, nats: Float64, shed: tuple[str, ...]) -> None:
         if not self.learners:
             return
         tokens = np.asarray(self.stream.tokens[chunk.lo : chunk.hi], dtype=np.int32)
         before = np.asarray(self.stream.tokens[max(0, chunk.lo - 8192) : chunk.lo], dtype=np.int32)
         receipt = make_receipt(chunk.lo, tokens, nats[-1], before)
         for learner in self.learners:
+            if learner.name in shed:
+                continue
             with self.spans.span(f"observe/{learner.name}"):
                 try:
                     learner.observe(receipt)
@@ -198,6 +212,7 @@ class Loop:
                 forward.restore(found.parts[f"before{i}"])
             for i, learner in enumerate(self.learners):
                 learner.restore(found.parts[f"learner{i}"])
+            self.guard.follow(booked[found.chunk].shed, found.hi, self.learners)
         return found.chunk + 1
 
 

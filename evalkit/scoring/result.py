@@ -54,6 +54,8 @@ class Result:
     documents: DocumentTable
     folder: Path | None = None
     stage_names: tuple[str, ...] = field(default=("model",))
+    spans: Any = None
+    """The loop's :class:`~evalkit.scoring.loop.Spans`."""
 
     @property
     def bpb(self) -> float:

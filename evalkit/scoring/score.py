@@ -15,9 +15,10 @@ from evalkit.adapters.base import Learner, Needs
 from evalkit.errors import InputError
 from evalkit.plan import Banded, Plan, Sliding
 from evalkit.scoring.environment import code_fingerprint, environment, peak_memory_bytes
+from evalkit.scoring.guard import Deadline, Guard
 from evalkit.scoring.journal import Journal
 from evalkit.scoring.ledger import BookedChunk, Ledger
-from evalkit.scoring.loop import Loop
+from evalkit.scoring.loop import Loop, Spans
 from evalkit.scoring.result import (
     SCHEMA,
     DocumentTable,
@@ -30,6 +31,7 @@ from evalkit.scoring.result import (
 )
 from evalkit.scoring.scores import ScoreFile
 from evalkit.scoring.sentinel import Sentinel
+from evalkit.scoring.trace import write_trace
 
 SCORE_FILE_TARGETS = 8_000_000
 """Up to here the scores of single targets are kept by default (8 bytes a stage and target)."""
@@ -73,17 +75,18 @@ def score(
     out: Path | str | None = None,
     options: ScoreOptions | None = None,
     on_chunk: Callable[[BookedChunk], None] | None = None,
-    forward: Any = None,
+    forwards: Callable[..., list[Any]] | None = None,
+    guard: Guard | None = None,
 ) -> Result:
     """Score every target of the stream once, in order, and return totals, stages and documents.
 
     ``adapters``: experts and learners, in stack order.  ``out``: run directory; a run that was cut short there goes on,
-    with the same bits.  Raises InputError (wrong input), LegalityError (a law was broken; booked chunks stay booked),
-    DivergenceError (a score that is not finite).
+    with the same bits.  ``forwards(models, plan, stream, needs, info, options)`` makes the forward passes, one a model
+    (several processes do); ``guard`` says whether to go on, and with what work.  Raises InputError (wrong input),
+    LegalityError (a law was broken; booked chunks stay booked), DivergenceError (a score that is not finite).
     """
     from evalkit.adapters.info import stream_info
     from evalkit.adapters.stack import Stack
-    from evalkit.models.forward import Forward
 
     learners = [a for a in adapters if isinstance(a, Learner) and not hasattr(a, "row")]
     experts = [a for a in adapters if a not in learners]
@@ -102,9 +105,9 @@ def score(
     models = [model]
     for learner in learners:
         models.append(learner.attach(models[-1], info))
-    if forward is None:
-        forward = Forward(models[-1], plan, stream.tokens, stack.needs, info.groups, options.batch_tokens)
-    before = [Forward(m, plan, stream.tokens, Needs(), {}, options.batch_tokens) for m in models[: len(compared)]]
+    passes = [*((m, Needs()) for m in models[: len(compared)]), (models[-1], stack.needs)]
+    make = forwards or _own_forwards
+    *before, forward = make([m for m, _ in passes], plan, stream, [n for _, n in passes], info, options)
     journal, booked, scores = _open_files(folder, fingerprint, settings, stream, stages, options)
     sentinel = Sentinel(options.seed, ("model", *(e.name for e in experts)), options.sentinel)
     loop = Loop(
@@ -118,13 +121,13 @@ def score(
         journal=journal,
         scores=scores,
         folder=folder,
+        guard=guard or (Guard() if options.budget_seconds is None else Deadline(options.budget_seconds)),
     )
     if on_chunk is not None:
         loop.on_chunk = on_chunk
+    loop.guard.check(learners)
+    loop.guard.begin(booked[-1].hi - 1 if booked else 0, stream.n_targets)
     began = time.perf_counter()
-    if options.budget_seconds is not None:
-        limit = options.budget_seconds
-        loop.may_go_on = lambda _: time.perf_counter() - began < limit
     try:
         complete = loop.run(plan.chunks(stream.n_targets + 1, stream.doc_start, options.chunk_tokens), booked)
     finally:
@@ -143,6 +146,8 @@ def score(
         "fingerprint": fingerprint,
         "world_size": getattr(forward, "world_size", 1),
         "complete": complete,
+        "coverage": {"booked": [[1, loop.ledger.next_target]], "targets": [1, stream.n_targets + 1]},
+        "budget": loop.guard.report(),
         "totals": totals(table),
         "stages": stage_rows(table, described, options.seed),
         "bytes_from": stream.bytes_from,
@@ -155,12 +160,35 @@ def score(
         "verdicts": {"sentinel": {"on": sentinel.enabled, "rows": sentinel.probes, "worst": sentinel.worst}},
         "environment": environment(str(model.device)),
     }
-    result = Result(run, table, folder, stages)
+    if hasattr(forward, "ranks"):
+        run["ranks"] = forward.ranks()
+    result = Result(run, table, folder, stages, loop.spans)
     if folder is not None:
+        write_trace(folder / "trace.json", _tracks(loop.spans, forward))
         names = list(stream.doc_names)
         write_documents(folder, document_columns(table, stages, names))
         write_json(folder / "run.json", run)
     return result
+
+
+def _own_forwards(
+    models: Sequence[Any], plan: Plan, stream: Any, needs: Sequence[Needs], info: Any, options: ScoreOptions
+) -> list[Any]:
+    """One process: a forward a model."""
+    from evalkit.models.forward import Forward
+
+    return [
+        Forward(model, plan, stream.tokens, need, info.groups, options.batch_tokens)
+        for model, need in zip(models, needs, strict=True)
+    ]
+
+
+def _tracks(spans: Spans, forward: Any) -> dict[tuple[int, str], list[Any]]:
+    """The loop's verbs, and the forward of each rank where ranks share it, on one clock."""
+    tracks = {(0, "loop"): spans.events}
+    for rank, events in (forward.tracks() if hasattr(forward, "tracks") else {}).items():
+        tracks[rank, "forward"] = [(verb, begin - spans.epoch, end - spans.epoch) for verb, begin, end in events]
+    return tracks
 
 
 def _check_fit(model: Any, stream: Any, plan: Plan, options: ScoreOptions) -> None:
@@ -218,7 +246,7 @@ def _settings(plan: Plan, adapters: Sequence[Any], options: ScoreOptions) -> dic
 
 def _fingerprint(model: Any, stream: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """What must agree for a run to be resumed.  Budget and the way of calling may differ."""
-    from evalkit.models.device import threads
+    from evalkit.models.device import device_kind, threads
 
     keep = ("plan", "adapters", "chunk_tokens", "batch_tokens", "seed", "sentinel", "base_pass")
     return {
@@ -226,7 +254,7 @@ def _fingerprint(model: Any, stream: Any, settings: dict[str, Any]) -> dict[str,
         "tokenizer": stream.tokenizer.fingerprint,
         "text": stream.fingerprint,
         **{key: settings[key] for key in keep},
-        "device": str(model.device),
+        "device": device_kind(str(model.device)),
         "threads": threads(),
         "code": code_fingerprint(),
     }
