@@ -29,6 +29,7 @@ BUILT_IN = {
     "lora_ttt": "evalkit.adapters.lora_ttt:LoraTtt",
     "muon_ttt": "evalkit.adapters.muon_ttt:MuonTtt",
     "phased_ttt": "evalkit.adapters.phased_ttt:PhasedTtt",
+    "slot": "evalkit.adapters.slot:Slot",
 }
 GROUP = "evalkit.adapters"
 

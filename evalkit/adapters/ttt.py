@@ -113,6 +113,11 @@ class ChunkLearner(ABC):
         return self.settings.chunk
 
     @property
+    def grid(self) -> int:
+        """Targets after which pending receipts are learned from; 0: each receipt at once."""
+        return self.settings.chunk
+
+    @property
     def notes(self) -> list[str]:
         """What a reader of the result must know about these settings."""
         s = self.settings
@@ -128,7 +133,7 @@ class ChunkLearner(ABC):
             raise InputError(
                 f"adapter {self.name}: this model offers no parameters to train; choose an expert such as ppm"
             )
-        self._clock = ChunkClock(self.settings.chunk, self.settings.seq_len)
+        self._clock = ChunkClock(self.grid, self.settings.seq_len)
         self.updates = 0
         return self._attach(model, info)
 
