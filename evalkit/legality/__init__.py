@@ -1,1 +1,30 @@
 """Is a scorer legal?  Black-box probes, rulesets, verdicts, and a zoo of known violations with their fixes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evalkit.legality.verdict import Verdict
+
+__all__ = ["audit"]
+
+
+def audit(scorer: Any, *, ruleset: str = "strict", seconds: float = 120.0, seed: int = 0, **options: Any) -> Verdict:
+    """Audit a scorer object or a factory of one, in this process.
+
+    A scorer has ``vocab_size`` and ``score(tokens)`` (:mod:`evalkit.legality.scorer` lists the optional faces).
+    seconds: how long to probe.  options: ``target``, ``effort``, ``tokens`` as in :func:`evalkit.legality.referee.audit`.
+    Raises InputError when it is no scorer; never for what its score() does.
+    """
+    from evalkit.errors import InputError
+    from evalkit.legality.referee import audit as referee
+    from evalkit.legality.scorer import LocalBox, ScorerFault
+
+    is_object = not isinstance(scorer, type) and callable(getattr(scorer, "score", None))
+    try:
+        box = LocalBox((lambda: scorer) if is_object else scorer)
+    except ScorerFault as fault:
+        raise InputError(f"this cannot be audited: {fault}") from None
+    options.setdefault("target", type(scorer).__name__ if is_object else getattr(scorer, "__name__", "scorer"))
+    return referee(box, ruleset=ruleset, seconds=seconds, seed=seed, **options)

@@ -36,7 +36,7 @@ class Cage:
 
     def __init__(self, target: str, limits: Limits | None = None) -> None:
         self.target, self.limits, self.meter = target, limits or Limits(), Meter()
-        self._spill = tempfile.TemporaryFile()
+        self._spill = tempfile.TemporaryFile()  # noqa: SIM115  (closed in close())
         inbound, self._to = os.pipe()
         self._from, outbound = os.pipe()
         command = [sys.executable, "-m", "evalkit.legality.caged", target]

@@ -24,7 +24,8 @@ def load_factory(target: str) -> Callable[[], Any]:
     if module_name.endswith(".py"):
         sys.path.insert(0, str(Path(module_name).resolve().parent))
         spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
-        assert spec is not None and spec.loader is not None
+        if spec is None or spec.loader is None:
+            raise ScorerFault("load", f"{module_name} is no Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)

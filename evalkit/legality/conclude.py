@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from evalkit.legality.effort import LEAST_FORKS
 from evalkit.legality.probes.lab import Finding, Lab
 from evalkit.legality.probes.mass import mean_excess
 from evalkit.legality.probes.probe import command, size
@@ -67,8 +68,8 @@ def _normalised(lab: Lab) -> Result:
         if excess > allowed:
             result.status = "warning"
             result.detail += f"; the mean exceeds 1 by {excess:.2g}, rounding allows {allowed:.2g}"
-    elif lab.forks:
-        result.detail = f"sums over {lab.effort.subset} of {lab.vocab_size} tokens only: bounds from below"
+    elif lab.screens:
+        result.detail = f"{lab.screens} estimates only: no sum over all {lab.vocab_size} tokens fitted the time"
     return _broken(lab, "normalised", result)
 
 
@@ -140,8 +141,10 @@ def _power(lab: Lab) -> dict[str, Any]:
     strata = {name: sum(f.stratum == name for f in full) for name in sorted({f.stratum for f in full})}
     return {
         "confidence": 0.95,
+        "longest_stream": max([f.length for f in lab.forks] + [c.length for c in lab.cuts], default=0),
         "normalised": {
             "forks": len(lab.forks),
+            "screens": lab.screens,
             "full_forks": len(full),
             "gate_fraction": gate_fraction(len(full)),
             "random_positions": strata.get("random", 0),
@@ -171,5 +174,8 @@ def _apply(rules: dict[str, Rule], verdict: Verdict) -> None:
     elif any(verdict.laws[law].status == "not-tested" for law in LAWS):
         names = [law for law in LAWS if verdict.laws[law].status == "not-tested"]
         verdict.verdict, verdict.reason = "inconclusive", f"not tested: {', '.join(names)}; give more --seconds"
+    elif verdict.power["normalised"]["full_forks"] < LEAST_FORKS:
+        n = verdict.power["normalised"]["full_forks"]
+        verdict.reason = f"only {n} full sums fitted the time, {LEAST_FORKS} are asked for; give more --seconds"
     else:
         verdict.verdict = "legal"

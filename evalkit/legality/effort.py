@@ -1,48 +1,52 @@
-"""How many probes fit the time?  Two timed calls, then streams, cuts and forks in proportion."""
+"""How many probes fit the time?  Two timed calls, then streams, cuts, screens and forks in proportion."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from evalkit.legality.scorer import Box
 
-LENGTHS = (48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-DEFAULT_SECONDS = 90.0
+LENGTHS = (64, 96, 128, 192, 256, 384, 512)
+LONG = (256, 512, 1024, 2048, 4096, 8192)
+DEFAULT_SECONDS = 120.0
 DEEP_SECONDS = 600.0
+SCREEN_TOKENS = 32
+SMALL_VOCABULARY = 128
+ENOUGH_FORKS, ENOUGH_CUTS = 96, 480
+LEAST_FORKS = 8
+"""Sums over the whole vocabulary without which nothing is called legal."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """What an audit sets out to ask.  Counts are per stream unless a name says otherwise."""
+    """What an audit sets out to ask.  Cuts, screens and forks are totals over the ordinary streams."""
 
     length: int = 96
     """Tokens of an ordinary probe stream."""
     streams: int = 4
     """Ordinary probe streams, of all kinds in turn."""
-    cuts: int = 24
+    cuts: int = 80
     """Replays with a replaced, cut or lengthened suffix."""
-    forks: int = 6
-    """Positions at which the probabilities of all tokens (or of ``subset``) are summed."""
-    subset: int = 1 << 22
-    """Tokens asked at a fork, at most."""
-    long_length: int = 384
+    forks: int = 20
+    """Positions at which the probabilities of all tokens are summed."""
+    screens: int = 0
+    """Positions at which the sum is estimated from a few tokens, to choose where to fork."""
+    long_length: int = 320
     """Tokens of the stream that outlasts warm-ups; 0: none."""
-    long_cuts: int = 8
+    long_cuts: int = 5
     long_forks: int = 1
-    shrink: int = 120
-    """Replays spent on making the counter-example small."""
+    shrink: int = 40
+    """Replays spent on making a counter-example small."""
 
-    def calls(self, vocab_size: int) -> int:
-        """Replays this effort amounts to when nothing is found."""
-        asked = min(self.subset, vocab_size)
-        return self.streams * (self.cuts + self.forks * asked) + self.long_cuts + self.long_forks * asked
+    def share(self, total: int, stream: int) -> int:
+        """What of a total falls to one ordinary stream."""
+        return total // self.streams + (stream < total % self.streams)
 
 
-QUICK = Effort(length=96, streams=4, cuts=20, forks=5, long_length=320, long_cuts=5, long_forks=1, shrink=40)
-NORMAL = Effort(length=160, streams=6, cuts=64, forks=16, long_length=1024, long_cuts=12, long_forks=4)
+QUICK = Effort()
 
 
 @dataclass(frozen=True)
@@ -55,72 +59,56 @@ class Pace:
     def of(self, length: float) -> float:
         return self.fixed + self.per_token * length
 
+    def fork(self, length: int, tokens: int) -> float:
+        """Seconds of one sum over ``tokens`` tokens; every second one replays half of the stream only."""
+        return 0.5 * tokens * (self.of(length) + self.of(length / 2))
+
 
 def measure(box: Box, rng: np.random.Generator) -> Pace:
-    """Time two lengths, the second call of each (the first may compile)."""
+    """Time two lengths, the fastest of four calls of each (the first may compile, and the machine may be busy)."""
     took = []
     for length in (32, 128):
-        tokens = rng.integers(0, box.facts.vocab_size, length)
-        box.score(tokens)
-        start = time.perf_counter()
-        box.score(tokens)
-        took.append(max(1e-5, time.perf_counter() - start))
+        tokens, best = rng.integers(0, box.facts.vocab_size, length), float("inf")
+        for _ in range(4):
+            start = time.perf_counter()
+            box.score(tokens)
+            best = min(best, time.perf_counter() - start)
+        took.append(max(1e-5, best))
     per_token = max(0.0, (took[1] - took[0]) / 96)
     return Pace(max(1e-5, took[0] - 32 * per_token), per_token)
 
 
 def plan(pace: Pace, vocab_size: int, seconds: float) -> Effort:
-    """The largest effort whose forecast stays under four fifths of ``seconds``; the rest is for shrinking."""
-    best = _least(vocab_size)
-    for length in LENGTHS:
-        for scale in (1, 2, 4, 8):
-            tried = replace(
-                best,
-                length=length,
-                streams=min(4 + scale, 8),
-                cuts=16 * scale,
-                forks=4 * scale,
-                subset=vocab_size,
-                long_length=length * 4,
-                long_cuts=4 * scale,
-                long_forks=scale,
-            )
-            if forecast(tried, pace, vocab_size) <= 0.8 * seconds:
-                best = _better(best, tried, vocab_size)
-    return best
-
-
-def forecast(effort: Effort, pace: Pace, vocab_size: int) -> float:
-    """Seconds that an effort will take when nothing is found."""
-    asked = min(effort.subset, vocab_size)
-    fork = 0.5 * asked * (pace.of(effort.length) + pace.of(effort.length / 2))
-    short = effort.streams * (effort.cuts * pace.of(effort.length) + effort.forks * fork)
-    long = (effort.long_cuts + effort.long_forks * asked) * pace.of(effort.long_length)
-    return short + long + 20 * pace.of(effort.length)
-
-
-def _least(vocab_size: int) -> Effort:
-    """When even the smallest full sums do not fit: bounds over subsets."""
+    """Half of the time for full sums, the rest for screens, cuts, the long stream and shrinking."""
+    length = _length(pace, vocab_size, seconds)
+    forks = _count(0.4 * seconds / pace.fork(length, vocab_size), 0, ENOUGH_FORKS)
+    long = _long(pace, vocab_size, seconds)
+    screened = vocab_size > SMALL_VOCABULARY
+    screens = _count(0.15 * seconds / pace.fork(length, SCREEN_TOKENS), 8, 400) if screened else 0
     return Effort(
-        length=LENGTHS[0],
-        streams=4,
-        cuts=12,
-        forks=3,
-        subset=min(vocab_size, 24),
-        long_length=4 * LENGTHS[0],
-        long_cuts=4,
-        long_forks=1,
+        length=length,
+        streams=int(np.clip(forks // 3, 4, 8)),
+        cuts=_count(0.12 * seconds / pace.of(length), 12, ENOUGH_CUTS),
+        forks=forks,
+        screens=screens,
+        long_length=long,
+        long_cuts=_count(0.05 * seconds / pace.of(long), 2, 32),
+        long_forks=_count(0.25 * seconds / (vocab_size * pace.of(long)), 0, 12),
+        shrink=_count(0.1 * seconds / pace.of(length / 2), 40, 400),
     )
 
 
-def _better(old: Effort, new: Effort, vocab_size: int) -> Effort:
-    """More full sums first, then longer streams up to 256, then more of both."""
+def _length(pace: Pace, vocab_size: int, seconds: float) -> int:
+    """The longest ordinary stream that still leaves room for 24 full sums; the shortest when none does."""
+    fits = [n for n in LENGTHS if 24 * pace.fork(n, vocab_size) <= 0.4 * seconds]
+    return max(fits, default=LENGTHS[0])
 
-    def worth(e: Effort) -> float:
-        return float(
-            np.log(min(e.forks * e.streams, 48)) + np.log(min(e.length, 256)) + 0.25 * np.log(e.calls(vocab_size))
-        )
 
-    if old.subset < new.subset or worth(new) > worth(old):
-        return new
-    return old
+def _long(pace: Pace, vocab_size: int, seconds: float) -> int:
+    """The longest stream that leaves room for three full sums, or for one of 1024 tokens; else 1024, for cuts alone."""
+    fits = [n for n in LONG if 3 * vocab_size * pace.of(n) <= 0.2 * seconds]
+    return max([*fits, 1024])
+
+
+def _count(value: float, least: int, most: int) -> int:
+    return int(np.clip(value, least, most))

@@ -40,13 +40,18 @@ def audit(
     lab.order = "order" in box.facts.faces and rules["stream-order"].severity == "report"
     verdict = Verdict(target=target, ruleset=ruleset, vocab_size=box.facts.vocab_size, seed=seed)
     try:
-        _handshake(lab, seconds if effort is None else None, start)
-        _probe(lab, tokens)
+        _handshake(lab)
+        _declarations(lab, tokens)
+        if effort is not None:
+            _round(lab, tokens)
+        else:
+            _rounds(lab, tokens, start + seconds)
+        _how_far(lab)
         verdict.track = _track(lab)
     except ScorerFault as fault:
         verdict.reason = f"{fault.kind}: {fault}"
         _keep_fault(lab, fault)
-    lab.deadline = None
+    lab.deadline = time.monotonic() + 0.25 * seconds if effort is None else None
     lab.findings = [_shrunk(lab, f) for f in lab.findings]
     conclude(lab, rules, verdict)
     verdict.calls, verdict.replayed_tokens = box.meter.calls, box.meter.tokens
@@ -54,28 +59,44 @@ def audit(
     return verdict
 
 
-def _handshake(lab: Lab, seconds: float | None, start: float) -> None:
-    """Protocol checks; then, with a time limit, the plan and the deadline."""
+def _handshake(lab: Lab) -> None:
     tokens = textlike(lab.rng, lab.vocab_size, lab.bos, 64).tokens
     sanity.handshake(lab, tokens)
     lab.first_target = mass.first_target(lab, tokens)
-    if seconds is not None:
-        lab.effort = efforts.plan(efforts.measure(lab.box, lab.rng), lab.vocab_size, seconds)
-        lab.deadline = start + seconds
 
 
-def _probe(lab: Lab, tokens: Int64 | None) -> None:
+def _declarations(lab: Lab, tokens: Int64 | None) -> None:
+    """Everything that is asked once: bytes, bookings, builds, borders, text known by heart."""
     ledgers.check_bytes(lab)
+    ledgers.check_coverage(lab, [kind(lab.rng, lab.vocab_size, lab.bos, lab.effort.length).tokens for kind in KINDS])
     declared.check_build(lab)
     declared.check_isolation(lab)
     lab.recalled = declared.check_recall(lab, tokens)
-    streams = _streams(lab, tokens)
-    ledgers.check_coverage(lab, [s.tokens for s in streams])
-    for stream in streams:
-        _both_laws(lab, stream, lab.effort.cuts, lab.effort.forks)
-    if lab.effort.long_length:
-        long = textlike(lab.rng, lab.vocab_size, lab.bos, lab.effort.long_length)
-        _both_laws(lab, long, lab.effort.long_cuts, lab.effort.long_forks)
+
+
+def _rounds(lab: Lab, tokens: Int64 | None, deadline: float) -> None:
+    """Rounds planned from measured speed, until the time is used or enough was asked."""
+    lab.deadline = deadline
+    while not lab.late():
+        left = deadline - time.monotonic()
+        lab.effort = efforts.plan(efforts.measure(lab.box, lab.rng), lab.vocab_size, left)
+        _round(lab, tokens)
+        enough = lab.full_forks >= efforts.ENOUGH_FORKS and len(lab.cuts) >= efforts.ENOUGH_CUTS
+        used_up = deadline - time.monotonic() < 0.3 * left
+        if enough or used_up or lab.found("causal") or lab.found("normalised"):
+            break
+
+
+def _round(lab: Lab, tokens: Int64 | None) -> None:
+    effort = lab.effort
+    for i, stream in enumerate(_streams(lab, tokens)):
+        _both_laws(lab, stream, *(effort.share(n, i) for n in (effort.cuts, effort.forks, effort.screens)))
+    if effort.long_length:
+        long = textlike(lab.rng, lab.vocab_size, lab.bos, effort.long_length)
+        _both_laws(lab, long, effort.long_cuts, effort.long_forks, effort.screens // 4)
+
+
+def _how_far(lab: Lab) -> None:
     if any(f.law == "causal" and f.probe.test == "suffix" for f in lab.findings) and not lab.order:
         ahead.whole_stream(lab)
 
@@ -91,7 +112,7 @@ def _streams(lab: Lab, tokens: Int64 | None) -> list[Stream]:
     return out
 
 
-def _both_laws(lab: Lab, stream: Stream, cuts: int, forks: int) -> None:
+def _both_laws(lab: Lab, stream: Stream, cuts: int, forks: int, screens: int) -> None:
     """Suffix replays first: their changed scores tell the forks where learning lands."""
     if lab.late() or (lab.found("causal") and lab.found("normalised")):
         return
@@ -100,7 +121,7 @@ def _both_laws(lab: Lab, stream: Stream, cuts: int, forks: int) -> None:
         raise ScorerFault("shape", f"order() is not a permutation of the {len(stream)} positions")
     scored = Scored(stream, lab.box.score(stream.tokens), order)
     suffix.sweep(lab, scored, cuts)
-    mass.sweep(lab, scored, forks)
+    mass.sweep(lab, scored, forks, screens)
 
 
 def _track(lab: Lab) -> dict[str, object]:

@@ -165,7 +165,7 @@ class LocalBox:
             raise
         except MemoryError:
             raise ScorerFault("memory", f"{face}() ran out of memory on {len(argument)} tokens") from None
-        except Exception as fault:
+        except (Exception, SystemExit) as fault:
             raise ScorerFault("raised", f"{face}() raised {type(fault).__name__}: {fault}") from None
         self._charge(time.perf_counter() - start, argument)
         if isinstance(argument, np.ndarray) and not np.array_equal(given, argument):

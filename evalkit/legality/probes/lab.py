@@ -63,6 +63,8 @@ class Lab:
     forks: list[Fork] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    screens: int = 0
+    """Positions at which Z was estimated from a few tokens."""
     recalled: int = 0
     """Tokens of the caller's that were searched for text known by heart."""
     first_target: int = 0
@@ -83,6 +85,11 @@ class Lab:
 
     def found(self, law: str) -> bool:
         return any(f.law == law for f in self.findings)
+
+    @property
+    def full_forks(self) -> int:
+        """Sums over the whole vocabulary so far."""
+        return sum(f.full for f in self.forks)
 
     def add(self, law: str, probe: Probe, outcome: Outcome) -> None:
         self.findings.append(Finding(law, probe, outcome))

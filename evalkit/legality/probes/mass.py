@@ -3,35 +3,69 @@
 Each fork replays the stream once for every token v, with x_t := v, and sums what is booked for v.  Any set of tokens
 that exceeds 1 proves a violation, so likely tokens are asked first and the asking stops at the proof.  Half of the
 forks keep the rest of the stream (a scorer that learns a chunk before booking it needs the chunk), half end at t.
+With a large vocabulary, many positions are screened by an estimate first, and the sums go where it is highest.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from evalkit.legality.effort import SCREEN_TOKENS
 from evalkit.legality.probes.lab import Fork, Lab, Scored
 from evalkit.legality.probes.positions import onset_positions, pick, strata
-from evalkit.legality.probes.probe import Outcome, Probe, pack, replay
+from evalkit.legality.probes.probe import Outcome, Probe, mass_of, pack, replay
 from evalkit.legality.probes.suffix import compare
 from evalkit.legality.scorer import Float64, Int64
 
 BLOCK = 32
 
 
-def sweep(lab: Lab, scored: Scored, count: int) -> None:
-    """Fork ``scored`` at ``count`` positions, all strata in turn."""
+def sweep(lab: Lab, scored: Scored, count: int, screens: int = 0) -> None:
+    """Fork ``scored`` at ``count`` positions: half where an estimate is highest, the others in all strata in turn."""
     onsets = onset_positions(scored.base, scored.changed)
     groups = strata(scored.stream, scored.base, onsets, lab.rng)
+    if screens:
+        groups = {"screened": _screened(lab, scored, groups, screens), **groups}
     for i, (stratum, position) in enumerate(pick(groups, count, lab.first_target)):
         if lab.late() or lab.found("normalised"):
             break
         keep = scored.order is not None or i % 2 == 0
-        if scored.order is None or scored.stream.tokens[position] != lab.bos:
+        if _may_fork(lab, scored, position):
             fork(lab, scored, position, stratum, keep=keep)
 
 
+def _may_fork(lab: Lab, scored: Scored, position: int) -> bool:
+    """In a declared order BOS stays where it is: documents, and with them the order, would change."""
+    return scored.order is None or scored.stream.tokens[position] != lab.bos
+
+
+def _screened(lab: Lab, scored: Scored, groups: dict[str, list[int]], count: int) -> list[int]:
+    """Positions by estimated Z, the highest first.  A subset that exceeds 1 by itself is a finding at once."""
+    found = []
+    for _, position in pick(groups, count, lab.first_target):
+        if lab.late() or lab.found("normalised"):
+            break
+        if _may_fork(lab, scored, position):
+            found.append((estimate(lab, scored, position), position))
+    return [position for _, position in sorted(found, reverse=True)]
+
+
+def estimate(lab: Lab, scored: Scored, position: int) -> float:
+    """Z at one position from likely tokens, asked one by one, and a random sample that stands for all others."""
+    candidates = ranked(lab, scored, position)
+    likely, rest = candidates[: SCREEN_TOKENS // 2], candidates[SCREEN_TOKENS // 2 :]
+    asked = np.concatenate([likely, rest[: SCREEN_TOKENS // 2]])
+    tokens = scored.stream.tokens if scored.order is not None else scored.stream.tokens[: position + 1]
+    masses = mass_of(lab.box, tokens, position, asked)
+    limit = 1.0 + lab.tolerance.mass(len(tokens))
+    if masses.sum() > limit:
+        _report(lab, tokens, position, asked, masses, limit)
+    lab.screens += 1
+    return float(masses[: len(likely)].sum() + masses[len(likely) :].mean() * len(rest))
+
+
 def fork(lab: Lab, scored: Scored, position: int, stratum: str, *, keep: bool) -> None:
-    """Sum the probabilities of the candidates at one position; a finding when they exceed 1."""
+    """Sum the probabilities of all tokens at one position; a finding when they exceed 1."""
     tokens = scored.stream.tokens if keep else scored.stream.tokens[: position + 1]
     candidates = ranked(lab, scored, position)
     limit = 1.0 + lab.tolerance.mass(len(tokens))
@@ -44,7 +78,7 @@ def fork(lab: Lab, scored: Scored, position: int, stratum: str, *, keep: bool) -
         masses = np.concatenate([masses, np.exp(np.minimum(scores[:, position], 50.0))])
         _earlier_scores(lab, scored, position, replays, scores, keep=keep)
         asked += len(block)
-    total, full = float(masses.sum()), asked == lab.vocab_size
+    total, full = float(masses.sum()), asked == len(candidates)
     lab.forks.append(Fork(scored.stream.name, len(scored.stream), position, stratum, total, full))
     if total > limit:
         _report(lab, tokens, position, candidates[:asked], masses, limit)
@@ -71,9 +105,7 @@ def ranked(lab: Lab, scored: Scored, position: int) -> Int64:
     likely = dict.fromkeys(np.concatenate([tokens[position : position + 1], followers, frequent]).tolist())
     rest = lab.rng.permutation(vocab)
     merged = np.array(list(dict.fromkeys([*likely, *rest.tolist()])))
-    if scored.order is not None:
-        merged = merged[merged != lab.bos]
-    return merged[: lab.effort.subset]
+    return merged if scored.order is None else merged[merged != lab.bos]
 
 
 def _report(lab: Lab, tokens: Int64, position: int, asked: Int64, masses: Float64, limit: float) -> None:

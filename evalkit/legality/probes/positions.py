@@ -15,7 +15,7 @@ import numpy as np
 from evalkit.legality.probes.streams import Stream
 from evalkit.legality.scorer import Float64, Int64
 
-STRATA = ("active", "broken", "edge", "sure", "random", "surprised", "onset", "last")
+STRATA = ("screened", "active", "torn", "random", "edge", "sure", "broken", "surprised", "onset", "last")
 
 
 def edges(length: int) -> Int64:
@@ -46,6 +46,7 @@ def strata(stream: Stream, scores: Float64, onsets: Iterable[int], rng: np.rando
     after = [int(t) for t in (stream.broken[:, None] + np.array([0, 1])).ravel() if t < length]
     return {
         "active": active,
+        "torn": torn(stream.tokens, rng),
         "broken": list(rng.permutation(after)),
         "edge": list(rng.permutation(edges(length))),
         "sure": [int(t) for t in by_score[::-1]],
@@ -54,6 +55,23 @@ def strata(stream: Stream, scores: Float64, onsets: Iterable[int], rng: np.rando
         "onset": [t for t in onsets if t < length],
         "last": [length - 1, length - 2, length // 2],
     }
+
+
+def torn(tokens: Int64, rng: np.random.Generator) -> list[int]:
+    """Positions whose context (1 to 3 tokens) went on in two ways or more before; long contexts first, then anyhow.
+
+    Where a cache holds several followers of one context, "was the target seen" and "was the context seen" part.
+    """
+    stream, found = tokens.tolist(), dict[int, int]()
+    for order in (3, 2, 1):
+        followers: dict[tuple[int, ...], set[int]] = {}
+        for t in range(order, len(stream)):
+            seen = followers.setdefault(tuple(stream[t - order : t]), set())
+            if len(seen) > 1:
+                found.setdefault(t, order)
+            seen.add(stream[t])
+    jitter = rng.random(len(stream))
+    return sorted(found, key=lambda t: (-found[t], jitter[t]))
 
 
 def pick(groups: dict[str, list[int]], count: int, first: int = 0) -> list[tuple[str, int]]:

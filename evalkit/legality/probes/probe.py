@@ -21,8 +21,14 @@ MAX_TOKENS = 1 << 24
 class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One question about one position.
 
-    test: "suffix" (``other`` shares all that is booked up to ``position``, so the score there must be equal),
-    "mass" (the probabilities of ``subset`` at ``position`` must not sum to more than 1), "ledger", "bytes", "bpb", "build", "document", "recall", "call" (does score() answer at all).
+    test: one of
+    "suffix"    ``other`` shares all that is booked up to ``position``; the score there must be equal
+    "mass"      the probabilities of ``subset`` at ``position`` must not sum to more than 1
+    "document"  ``other`` has another document before the BOS at ``position``
+    "build"     the artifacts built from ``tokens`` and from ``other`` must be equal
+    "recall"    ``count`` tokens from ``position`` on must not be known beforehand
+    "ledger", "bytes", "bpb"  bookings, byte counts, the claimed figure
+    "call"      does score() answer at all?
     """
 
     test: str

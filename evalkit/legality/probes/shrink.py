@@ -21,7 +21,7 @@ class Budget:
 
     def holds(self, probe: Probe) -> bool:
         """Does the probe still show a violation?  (False when the budget is spent.)"""
-        if self.left <= 0:
+        if self.left <= 0 or self.lab.late():
             return False
         self.left -= 1
         try:

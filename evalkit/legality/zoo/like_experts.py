@@ -90,10 +90,11 @@ def attention(tokens: Int64, start: int) -> Float64:
     """Rows of a toy causal attention over tokens[start:], float64 [n, V]: older copies of the last token vote."""
     part = tokens[start:]
     rows = network()[previous(tokens)][start:].copy()
-    for i in range(1, len(part)):
-        matches = np.flatnonzero(part[: i - 1] == part[i - 1]) + 1
-        if len(matches):
-            rows[i] = 0.7 * rows[i] + 0.3 * np.bincount(part[matches], minlength=V) / len(matches)
+    if len(part) < 3:
+        return rows
+    alike = np.tril(part[:-1, None] == part[None, :-1], -1)[:, :-1].astype(np.float64)
+    votes, n = alike @ np.eye(V)[part[1:-1]], alike.sum(axis=1, keepdims=True)
+    rows[1:] = np.where(n > 0, 0.7 * rows[1:] + 0.3 * votes / np.maximum(n, 1), rows[1:])
     return rows
 
 
@@ -101,15 +102,13 @@ class SlidingWindows(Toy):
     """L8.  Overlapping windows of 32 at stride 8; the first books all it has, each later one its last 8."""
 
     def score(self, tokens: Int64) -> Float64:
-        booked, done = np.empty(len(tokens)), 0
-        for end in range(32, len(tokens) + 8, 8):
-            hi = min(end, len(tokens))
-            start = max(0, end - 32)
+        booked, done, length = np.empty(len(tokens)), 0, len(tokens)
+        while done < length:
+            hi = min(done + (8 if done else 32), length)
+            start = max(0, done - 24)
             rows = attention(tokens[:hi], start)[done - start :]
             booked[done:hi] = np.log(rows[np.arange(hi - done), tokens[done:hi]])
             done = hi
-            if done == len(tokens):
-                break
         return booked
 
 

@@ -19,8 +19,12 @@ def chunks(length: int, size: int = CHUNK) -> Iterator[slice]:
 
 
 def documents(tokens: Int64) -> list[slice]:
-    """Slices that start at BOS (the first one may start without)."""
-    starts = sorted({0, *np.flatnonzero(tokens == BOS).tolist()})
+    """Slices that end with the next BOS: it is the last target of the document before it.
+
+    Were BOS scored with the fresh state of the document that it opens, the reset would depend on the target: the
+    probabilities of BOS and of all other tokens would come from two models, and need not sum to 1.
+    """
+    starts = sorted({0, *(np.flatnonzero(tokens[:-1] == BOS) + 1).tolist()})
     return [slice(lo, hi) for lo, hi in zip(starts, [*starts[1:], len(tokens)], strict=True)]
 
 

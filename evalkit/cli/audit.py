@@ -1,0 +1,192 @@
+"""``evalkit audit``: is a scorer legal?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.errors import InputError
+
+if TYPE_CHECKING:
+    from evalkit.legality.target import Target
+    from evalkit.legality.verdict import Verdict
+
+EXAMPLES = """TARGET is a specimen of the zoo, or a factory of any black-box scorer (an object with vocab_size and score(tokens)):
+  evalkit audit zoo:A4                         a known violation; zoo:A4:fix is its legal form, zoo:all the whole table
+  evalkit audit mine.py:factory --html v.html  in its own process, with limits on time and memory
+  evalkit audit mine.py:factory --reproduce verdict.json    ask the recorded counter-example again
+
+exit code: 0 legal; 1 a violation, or inconclusive (the answer is not yes); 2 wrong input
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "audit",
+        help="prove or refute the legality of a scorer",
+        description="Probe a scorer for the four laws: causal, normalised, score-first, single-pass.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("target", metavar="TARGET")
+    parser.add_argument("--ruleset", metavar="R", help="strict (default), readme, organizer-2026-05")
+    parser.add_argument("--json", metavar="F", help="write the verdict to F; '-' prints it")
+    parser.add_argument("--html", metavar="F", help="write a page with the evidence drawn")
+    parser.add_argument("--seconds", type=float, metavar="N", help="time to probe (default 120; 600 with --deep)")
+    parser.add_argument("--deep", action="store_true", help="longer streams, more positions")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of streams and positions (default 0)")
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, metavar="N", help="seconds one call may take (default 60)"
+    )
+    parser.add_argument(
+        "--memory-gb", type=float, default=8.0, metavar="N", help="memory it may hold (default 8; 0: any)"
+    )
+    parser.add_argument("--vocab-tokens", metavar="FILE.bin", help="real tokens of its vocabulary, probed as well")
+    parser.add_argument(
+        "--reproduce", metavar="PROBE", help="ask one recorded probe again: its JSON, or a verdict file"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    _check(args)
+    if args.target.lower() == "zoo:all":
+        return _whole_zoo(args)
+    from evalkit.legality.scorer import ScorerFault
+
+    try:
+        return _one(args)
+    except ScorerFault as fault:
+        return _say(_never_started(args, fault), args)
+
+
+def _check(args: argparse.Namespace) -> None:
+    for flag, least in (("seconds", 0.0), ("timeout", 0.0)):
+        value = getattr(args, flag)
+        if value is not None and value <= least:
+            raise InputError(f"--{flag} must be more than {least:g} seconds, got {value:g}")
+    if args.memory_gb < 0:
+        raise InputError(f"--memory-gb must be 0 (no limit) or more, got {args.memory_gb:g}")
+    if args.seed < 0:
+        raise InputError(f"--seed must be 0 or more, got {args.seed}")
+
+
+def _limits(args: argparse.Namespace) -> Any:
+    from evalkit.legality.cage import GIB, Limits
+
+    return Limits(
+        call_seconds=args.timeout, load_seconds=max(120.0, args.timeout), memory_bytes=int(args.memory_gb * GIB)
+    )
+
+
+def _seconds(args: argparse.Namespace) -> float:
+    from evalkit.legality.effort import DEEP_SECONDS, DEFAULT_SECONDS
+
+    return args.seconds or (DEEP_SECONDS if args.deep else DEFAULT_SECONDS)
+
+
+def _one(args: argparse.Namespace) -> int:
+    from evalkit.legality.rules import ruleset
+    from evalkit.legality.target import open_target
+
+    if args.ruleset:
+        ruleset(args.ruleset)
+    target = open_target(args.target, _limits(args))
+    try:
+        if args.reproduce:
+            return _reproduce(target, args)
+        return _say(_audit(target, args), args)
+    finally:
+        target.box.close()
+
+
+def _audit(target: Target, args: argparse.Namespace) -> Verdict:
+    from evalkit.legality.effort import QUICK
+    from evalkit.legality.referee import audit
+    from evalkit.legality.target import read_tokens
+
+    tokens = target.tokens
+    if args.vocab_tokens:
+        tokens = read_tokens(args.vocab_tokens, target.box.facts.vocab_size)
+    quick = target.specimen is not None and args.seconds is None and not args.deep
+    return audit(
+        target.box,
+        target=target.name,
+        ruleset=args.ruleset or target.ruleset or "strict",
+        seconds=_seconds(args),
+        effort=QUICK if quick else None,
+        seed=args.seed,
+        tokens=tokens,
+    )
+
+
+def _never_started(args: argparse.Namespace, fault: Exception) -> Verdict:
+    from evalkit.legality.verdict import Verdict
+
+    return Verdict(target=args.target, ruleset=args.ruleset or "strict", reason=str(fault), seed=args.seed)
+
+
+def _say(verdict: Verdict, args: argparse.Namespace) -> int:
+    from evalkit.legality.page import render
+    from evalkit.legality.summary import print_verdict
+
+    if args.html:
+        Path(args.html).write_text(render(verdict), encoding="utf-8")
+    if args.json and args.json != "-":
+        Path(args.json).write_text(verdict.to_json() + "\n", encoding="utf-8")
+    if args.json == "-":
+        print(verdict.to_json())
+    else:
+        print_verdict(verdict)
+    return verdict.exit_code
+
+
+def _reproduce(target: Target, args: argparse.Namespace) -> int:
+    """Ask recorded probes again, alone; 1 when any still shows a violation, else 0."""
+    from evalkit.legality.probes.ask import ask
+    from evalkit.legality.probes.tolerance import Tolerance
+    from evalkit.legality.scorer import ScorerFault
+
+    facts, violated = target.box.facts, False
+    for probe in _recorded(args.reproduce):
+        try:
+            outcome = ask(target.box, probe, Tolerance(0.0, facts.precision, facts.vocab_size))
+        except ScorerFault as fault:
+            print(f"still failing: {fault.kind}: {fault}")
+            violated = True
+            continue
+        violated |= outcome.violated
+        print(f"{'violated' if outcome.violated else 'not seen'}: {outcome.sentence}")
+        print(f"  {outcome.value:.9g} {outcome.unit}, at most {outcome.limit:.9g} is rounding")
+    return 1 if violated else 0
+
+
+def _recorded(text: str) -> list[Any]:
+    """Probes of an argument: JSON of one probe, or a verdict file (all of its evidence)."""
+    import json
+
+    from evalkit.legality.probes.probe import from_json
+
+    if text.lstrip().startswith("{"):
+        return [from_json(text)]
+    try:
+        evidence = json.loads(Path(text).read_text(encoding="utf-8"))["evidence"]
+        probes = [from_json(json.dumps(item["probe"])) for item in evidence]
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise InputError(f"--reproduce {text}: neither a probe nor a verdict written by --json ({fault})") from None
+    if not probes:
+        raise InputError(f"--reproduce {text}: that verdict holds no evidence; there is nothing to ask again")
+    return probes
+
+
+def _whole_zoo(args: argparse.Namespace) -> int:
+    from evalkit.legality.zoo.table import print_table, sweep, to_json
+
+    rows = sweep(seed=args.seed, seconds=args.seconds, tell=lambda line: print(line, file=sys.stderr))
+    if args.json:
+        text = to_json(rows)
+        print(text) if args.json == "-" else Path(args.json).write_text(text + "\n", encoding="utf-8")
+    if args.json != "-":
+        print_table(rows)
+    return 0 if all(row["right"] for row in rows) else 1

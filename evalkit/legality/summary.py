@@ -1,0 +1,74 @@
+"""How does a verdict read on a terminal?"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from evalkit.legality.verdict import Result, Verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+COLOURS = {"ok": "green", "violated": "bold red", "warning": "yellow", "not-tested": "dim"}
+VERDICTS = {"legal": "bold green", "violation": "bold red", "inconclusive": "bold yellow"}
+SHORT = 400
+
+
+def print_verdict(verdict: Verdict, console: Console | None = None) -> None:
+    """Verdict, laws, ledgers, power, and for each violation the smallest counter-example and its command."""
+    from rich.console import Console
+
+    console = console or Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+    colour = VERDICTS.get(verdict.verdict, "bold")
+    console.print(f"[{colour}]{verdict.verdict}[/{colour}]  {verdict.target}  (ruleset {verdict.ruleset})", markup=True)
+    if verdict.verdict == "inconclusive":
+        console.print(f"  {verdict.reason}", markup=False)
+    _results(console, {**verdict.laws, **verdict.ledgers})
+    for evidence in verdict.evidence:
+        console.print(f"{evidence.law}: {evidence.sentence}", markup=False)
+        console.print(f"  {evidence.value:.6g} {evidence.unit}, at most {evidence.limit:.6g} is rounding", markup=False)
+        console.print(f"  smallest stream found: {evidence.stream_tokens} tokens, position {evidence.position}")
+        if len(evidence.reproduce) <= SHORT:
+            console.print(f"  {evidence.reproduce}", markup=False, soft_wrap=True)
+        else:
+            console.print(
+                "  the stream is long: write the verdict with --json F, then evalkit audit TARGET --reproduce F"
+            )
+    for note in verdict.notes:
+        console.print(f"note: {note}", markup=False)
+    _closing(console, verdict)
+
+
+def _results(console: Console, results: dict[str, Result]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("law or ledger", "status", "probes", "worst", "what was seen"):
+        table.add_column(
+            name, justify="right" if name in ("probes", "worst") else "left", no_wrap=name != "what was seen"
+        )
+    for name, result in results.items():
+        worst = "" if result.worst is None else f"{result.worst:.4g} {result.unit}"
+        status = Text(result.status, style=COLOURS.get(result.status, ""))
+        table.add_row(name, status, str(result.probes or ""), worst, Text(result.detail))
+    console.print(table)
+
+
+def _closing(console: Console, verdict: Verdict) -> None:
+    power = verdict.power.get("normalised", {})
+    if power.get("full_forks") and verdict.verdict != "violation":
+        console.print(
+            f"power: {power['full_forks']} full sums and {verdict.power['causal']['distinct_cuts']} cuts; a gate that is "
+            f"silent elsewhere may still occupy up to {power['gate_fraction']:.1%} of such positions (95 %); "
+            f"the longest stream had {verdict.power['longest_stream']} tokens",
+            markup=False,
+        )
+    if verdict.track:
+        kind = "adaptive" if verdict.track["name"] == "B" else "fixed predictor"
+        memory, stream = verdict.track["memory_tokens"], verdict.track["stream_tokens"]
+        console.print(
+            f"track {verdict.track['name']} ({kind}): a change moved scores {memory} of {stream} tokens later"
+        )
+    console.print(f"{verdict.calls:,} calls, {verdict.replayed_tokens:,} tokens replayed, {verdict.seconds:.1f} s")
