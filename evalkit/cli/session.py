@@ -36,8 +36,9 @@ def open_parts(recipe: Recipe) -> tuple[Any, Any, Any, list[Any]]:
     model = open_checkpoint(run.checkpoint, device=device)
     tokenizer, note = choose_tokenizer(run.tokenizer, run.checkpoint, model)
     stream = open_stream(run.text or [ASSETS / "sample.jsonl.xz"], tokenizer, limit_targets=run.limit_tokens)
-    if note:
-        say(note)
+    for line in (*getattr(model, "notes", ()), note):
+        if line:
+            say(line)
     say(
         f"model {Path(run.checkpoint or 'bundled').name} on {device}; tokenizer {tokenizer.name} ({tokenizer.vocab_size} ids); "
         f"text {len(stream.doc_start):,} documents, {stream.n_targets:,} targets, bytes from the {stream.bytes_from}"
@@ -79,7 +80,8 @@ def choose_tokenizer(wanted: str | None, checkpoint: str | None, model: Any) -> 
         found, note = _find_tokenizer(checkpoint, model.vocab_size)
         tokenizer = open_tokenizer(found)
     spare = model.vocab_size - tokenizer.vocab_size
-    if not 0 <= spare < 128:
+    most = 128 if own is None else model.vocab_size  # its own tokenizer belongs to it however many rows are padding
+    if not 0 <= spare < most:
         raise InputError(
             f"tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, the model {model.vocab_size}: they do not belong "
             "together; give the tokenizer that the model was trained with: --tokenizer FILE.model"

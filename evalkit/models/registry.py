@@ -13,7 +13,7 @@ from typing import Any
 from evalkit.errors import InputError, nearest
 from evalkit.settings import split_spec
 
-BUILT_IN = {"golf": "evalkit.models.golf_file:GolfDoor"}
+BUILT_IN = {"golf": "evalkit.models.golf_file:GolfDoor", "hf": "evalkit.models.hf:HuggingFaceDoor"}
 GROUP = "evalkit.models"
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "tiny.ek"
 
@@ -32,11 +32,13 @@ def _import(target: str) -> Any:
 
 
 def open_checkpoint(spec: str | Path | None, *, device: str = "cpu") -> Any:
-    """``FILE[:key=value,...]``, ``module:Class[:key=value]`` or None for the bundled checkpoint -> Model."""
+    """``FILE[:key=value,...]``, ``module:Class[:key=value]``, ``hf:ORG/NAME`` or None (the bundled one) -> Model."""
     require_torch()
     if spec is None:
         spec = BUNDLED
     name, options = split_spec(str(spec))
+    if name.startswith("hf:"):
+        return _import(BUILT_IN["hf"]).load(name, device=device, **options)
     path = Path(name).expanduser()
     if not path.exists() and ":" in name and not name.startswith(("/", ".")):
         return _import(name).load(path, device=device, **options)
@@ -54,9 +56,7 @@ def door_for(path: Path) -> Any:
         if door.sniff(path):
             return door
     head = path.read_bytes()[:8] if path.is_file() else b"a folder"
-    raise InputError(
-        f"checkpoint {path.name}: no door recognises it (starts with {head!r}){nearest('', doors())}"
-    )
+    raise InputError(f"checkpoint {path.name}: no door recognises it (starts with {head!r}){nearest('', doors())}")
 
 
 def require_torch() -> None:

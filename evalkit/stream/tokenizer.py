@@ -57,18 +57,24 @@ class Tokenizer(Protocol):
 
 
 def open_tokenizer(spec: str | Path | bytes | None) -> Tokenizer:
-    """Open "byte", the path of a SentencePiece ``.model``, or the bytes of either.
+    """Open "byte", the path of a SentencePiece ``.model`` or a ``tokenizer.json``, or the ``model_bytes`` of any.
 
     Raises InputError when there is none, it is missing, or it cannot carry text (see SentencePieceTokenizer).
     """
+    from evalkit.stream.hf_tokenizer import ByteLevelTokenizer
+
     if spec is None:
         raise InputError(
             "the checkpoint carries no tokenizer; give one with --tokenizer FILE.model or --tokenizer byte"
         )
+    if isinstance(spec, bytes) and spec[:1] == b"{":
+        return ByteLevelTokenizer.from_bytes(spec)
     if isinstance(spec, bytes):
         return ByteTokenizer() if spec == ByteTokenizer.model_bytes else SentencePieceTokenizer.from_bytes(spec)
     if str(spec) in BYTE_NAMES:
         return ByteTokenizer()
+    if Path(spec).suffix == ".json":
+        return ByteLevelTokenizer.from_file(spec)
     return SentencePieceTokenizer.from_file(spec)
 
 
