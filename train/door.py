@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from train.artifact import Artifact
-    from train.model import GPT, BandState
+    from train.model import GPT
 
 
 class ArtifactModel:
@@ -44,9 +44,15 @@ class ArtifactModel:
         """[..., D] -> [..., V], softcap included"""
         return self.module.head(hidden)
 
-    def banded(self, ids: torch.Tensor, state: BandState | None, window: int) -> tuple[torch.Tensor, BandState]:
-        """int64 [L] continuing ``state`` -> (float32 [L, V], new state); see :meth:`train.model.GPT.banded`"""
-        return self.module.banded(ids, state, window)
+    def banded(self, ids: torch.Tensor, state: Any, window: int) -> tuple[torch.Tensor, Any]:
+        """int64 [L] continuing ``state`` -> (float32 [L, V], new state); see :meth:`train.model.GPT.banded`
+
+        The state is a plain tuple, so that a run can keep it on disk: (window, kept, before).
+        """
+        from train.model import BandState
+
+        logits, after = self.module.banded(ids, BandState(*state) if state is not None else None, window)
+        return logits, (after.window, after.kept, after.before)
 
 
 class ArtifactDoor:

@@ -47,8 +47,18 @@ def add_parser(subparsers: Any) -> None:
     )
     add_run_flags(parser)
     parser.add_argument("--nproc", type=int, metavar="N", help="ranks on this machine (default 1)")
+    parser.add_argument(
+        "--deterministic",
+        action=argparse.BooleanOptionalAction,
+        help="learners over ranks: the same bits for any number of ranks (default), or sums in any order",
+    )
+    parser.add_argument("--max-restarts", type=int, metavar="N", help="start again after a rank died (default 0)")
+    parser.add_argument("--hang-seconds", type=float, metavar="S", help="a rank silent for so long has hung (30)")
     parser.add_argument("--out", metavar="DIR", help="keep the run here; the same command again resumes it")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop when this much time was spent scoring")
+    parser.add_argument(
+        "--shed", action="append", metavar="NAME", help="what to leave out first when the budget will not suffice"
+    )
     parser.add_argument("--json", metavar="FILE", help="write run.json to FILE; '-' prints it instead of the table")
     parser.add_argument("--no-sentinel", action="store_true", help="do not look at one whole row per chunk")
 
@@ -67,6 +77,11 @@ def resolve(args: argparse.Namespace) -> Recipe:
         value = getattr(run, name)
         if value is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    if run.max_restarts < 0 or run.hang_seconds < 1 or run.stuck_seconds < 1:
+        raise InputError(
+            f"max_restarts must be at least 0, hang_seconds and stuck_seconds at least 1, got {run.max_restarts}, "
+            f"{run.hang_seconds:g} and {run.stuck_seconds:g}"
+        )
     if run.budget is not None and run.budget <= 0:
         raise InputError(f"--budget must be positive seconds, got {run.budget:g}")
     recipe.adapters = _chosen_adapters(args.adapter, recipe.adapters, bool(args.recipe))
@@ -94,13 +109,15 @@ def run(args: argparse.Namespace) -> int:
 
         return launch_ranks(args, recipe)
     from evalkit.cli.session import execute
+    from evalkit.cli.stop import on_sigterm
 
-    result = execute(recipe, out=args.out)
+    with on_sigterm() as asked:
+        result = execute(recipe, args.out, stopping=asked)
     return finish(result, args)
 
 
 def finish(result: Any, args: argparse.Namespace) -> int:
-    """Print the table or the JSON; exit code 1 when the budget stopped the run."""
+    """Print the table or the JSON; exit code 1 when the budget stopped the run, 0 when SIGTERM did."""
     if args.json == "-":
         print(json.dumps(result.run, indent=2))
     else:
@@ -110,11 +127,10 @@ def finish(result: Any, args: argparse.Namespace) -> int:
         if args.json:
             Path(args.json).write_text(json.dumps(result.run, indent=2) + "\n", encoding="utf-8")
     if not result.complete:
-        booked = result.run["totals"]["targets"]
-        print(
-            f"evalkit: the budget of {args.budget} s stopped the run after {booked:,} targets; "
-            "run it again with the same --out to go on",
-            file=sys.stderr,
-        )
-        return 1
+        booked, budget = result.run["totals"]["targets"], result.run["budget"]
+        signalled = budget["stopped"] == "signal"
+        who = "SIGTERM" if signalled else f"the budget of {budget['seconds']:g} s"
+        further = "run it again with the same --out to go on" if result.folder else "without --out nothing is kept"
+        print(f"evalkit: {who} stopped the run after {booked:,} targets; {further}", file=sys.stderr)
+        return 0 if signalled else 1
     return 0

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from evalkit import __version__
 from evalkit.errors import EvalkitError, nearest
@@ -61,9 +61,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb is not None and verb not in known:
         print(f"evalkit: no verb is called '{verb}'{nearest(verb, known)}", file=sys.stderr)
         return 2
+    return guarded(lambda: _run(verb, arguments))
+
+
+def _run(verb: str | None, arguments: list[str]) -> int:
+    parsed = build_parser(verb).parse_args(arguments)
+    at = arguments.index(parsed.verb)
+    parsed.argv = arguments[:at] + arguments[at + 1 :]
+    return importlib.import_module(f"evalkit.cli.{parsed.verb}").run(parsed)
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Do it; every failure leaves as one sentence on stderr and an exit code."""
     try:
-        parsed = build_parser(verb).parse_args(arguments)
-        return importlib.import_module(f"evalkit.cli.{parsed.verb}").run(parsed)
+        return work()
     except EvalkitError as fault:
         print(f"evalkit: {fault}", file=sys.stderr)
         return fault.exit_code
@@ -80,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("evalkit: out of memory; lower batch_tokens or the adapters' memory bounds", file=sys.stderr)
         return 2
     except Exception as fault:
+        if type(fault).__name__ == "OutOfMemoryError":
+            print("evalkit: the GPU is out of memory; lower --batch-tokens", file=sys.stderr)
+            return 2
         return _internal(fault)
 
 

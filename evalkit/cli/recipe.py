@@ -40,6 +40,9 @@ class RunSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     nproc: int = 1
     budget: float | None = None
     """Seconds."""
+    shed: list[str] = []
+    """What to leave out, in this order, when the budget will not suffice: a learner's name (it learns no more) or
+    NAME.WORK; empty: score all of it until the budget is used up, then stop."""
     chunk_tokens: int = 8192
     batch_tokens: int = 8192
     seed: int = 0
@@ -47,6 +50,14 @@ class RunSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     threads: int | None = None
     sentinel: bool = True
     save_scores: bool | None = None
+    deterministic: bool = True
+    """Over several ranks: add gradients in an order that does not depend on their number."""
+    max_restarts: int = 0
+    """Times that torchrun starts the ranks again after one died; with --out they go on from the journal."""
+    hang_seconds: float = 30.0
+    """A rank without a heartbeat for so long has hung."""
+    stuck_seconds: float = 900.0
+    """A rank that is at the same piece of work for so long has hung, too."""
 
 
 class Recipe(msgspec.Struct, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +104,49 @@ def _find_tokenizer(checkpoint: str | None, vocab_size: int) -> tuple[Path, str]
     )
 
 
-def execute(recipe: Recipe, out: str | None, quiet: bool = False) -> Any:
-    """Open, score with progress, return the Result."""
+def threads_of(out: str | None) -> int | None:
+    """CPU threads that the run in this folder began with; None when there is none.  Another number, other bits."""
+    from evalkit.scoring.journal import read_header
+
+    header = read_header(Path(out) / "journal.jsonl") if out else None
+    return header["fingerprint"].get("threads") if header else None
+
+
+def make_guard(recipe: Recipe, stopping: Callable[[], bool]) -> Any:
+    """The guard that the recipe's budget asks for."""
+    from evalkit.budget.guard import Shedding
+    from evalkit.scoring.guard import Deadline, Guard
+
+    run = recipe.run
+    if run.budget is None:
+        if run.shed:
+            raise InputError(f"shed {run.shed}: there is no budget to keep; give --budget SECONDS, or drop shed")
+        return Guard(stopping)
+    return Shedding(run.budget, run.shed, stopping=stopping) if run.shed else Deadline(run.budget, stopping=stopping)
+
+
+def execute(
+    recipe: Recipe,
+    out: str | None,
+    quiet: bool = False,
+    stopping: Callable[[], bool] = lambda: False,
+    lead: Any = None,
+) -> Any:
+    """Open, score with progress, return the Result.
+
+    ``stopping``: True once the process was asked to end.  ``lead``: the harness's rank 0, when there are ranks.
+    """
     from evalkit.cli.progress import Progress
     from evalkit.scoring.score import ScoreOptions, score
 
-    model, stream, plan, adapters = open_parts(recipe)
     run = recipe.run
+    guard = make_guard(recipe, stopping)
+    if run.threads is None and (kept := threads_of(out)) is not None:
+        say(f"threads: {kept}, as the run in {out} began")
+        run.threads = kept
+    model, stream, plan, adapters = open_parts(recipe)
+    if lead is not None:
+        adapters = lead.wrap(adapters)
     options = ScoreOptions(
         chunk_tokens=run.chunk_tokens,
         batch_tokens=run.batch_tokens,
@@ -128,7 +165,17 @@ def execute(recipe: Recipe, out: str | None, quiet: bool = False) -> Any:
         },
     )
     with Progress(stream.n_targets, quiet=quiet) as progress:
-        result = score(model, stream, adapters, plan, out=out, options=options, on_chunk=progress.chunk)
+        result = score(
+            model,
+            stream,
+            adapters,
+            plan,
+            out=out,
+            options=options,
+            on_chunk=progress.chunk,
+            forwards=lead.forwards if lead is not None else None,
+            guard=guard,
+        )
     if result.folder is not None:
         from evalkit.report.html import write_report
 

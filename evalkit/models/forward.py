@@ -89,8 +89,8 @@ class Forward:
         return logits[window.skip :]
 
     def snapshot(self) -> bytes:
-        """Keys and values carried to the next window; empty when the plan carries nothing."""
-        if self._state is None:
+        """Keys and values carried to the next chunk; empty when the plan carries nothing that far."""
+        if self._state is None or not self.plan.carries_on:
             return b""
         flat: list[torch.Tensor] = []
         shape = _flatten(self._state, flat)

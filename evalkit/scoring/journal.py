@@ -85,6 +85,14 @@ class Journal:
         self._file.close()
 
 
+def read_header(path: Path) -> dict[str, Any] | None:
+    """The first line of a journal; None when there is no journal, or no whole first line."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return decode_line(file.readline())
+
+
 def read_journal(path: Path) -> tuple[dict[str, Any] | None, list[BookedChunk], int]:
     """(header or None when nothing was written whole, booked chunks, length in bytes of the sound part)."""
     records, length = list[dict[str, Any]](), 0

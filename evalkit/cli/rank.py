@@ -1,0 +1,100 @@
+"""What does one process of a job do?  (``torchrun ... -m harness RECIPE``, or ``evalkit eval --nproc N``.)
+
+Rank 0 does what ``evalkit eval`` does, with a forward pass over all ranks; the others serve it.  Rank 0 does the talking.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from evalkit.cli.eval import finish, resolve
+from evalkit.cli.main import build_parser, guarded
+from evalkit.cli.recipe import Recipe
+from evalkit.cli.session import say, threads_of
+from evalkit.cli.stop import on_sigterm
+
+
+def main(argv: Sequence[str]) -> int:
+    """Flags and recipe as for ``evalkit eval``; returns the exit code of this process."""
+    from harness.faults import LAUNCHED, last_words
+
+    leads = os.environ.get("RANK", "0") == "0"
+    if not leads:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return _serve(argv)
+    code = guarded(lambda: _lead(build_parser("eval").parse_args(["eval", *argv])))
+    if code:
+        last_words("rank 0 has said why", code, said=True)
+    elif os.environ.get(LAUNCHED):
+        sys.stdout.flush()
+    return code
+
+
+def _job(recipe: Recipe, out: str | None) -> Any:
+    from harness.job import Job
+
+    run = recipe.run
+    return Job(
+        run.device,
+        run.threads or threads_of(out),
+        deterministic=run.deterministic,
+        hang_seconds=run.hang_seconds,
+        stuck_seconds=run.stuck_seconds,
+    )
+
+
+def _lead(args: argparse.Namespace) -> int:
+    from evalkit.cli.session import execute
+    from harness.faults import LAUNCHED, note_stop
+    from harness.lead import Lead
+
+    recipe = resolve(args)
+    with on_sigterm() as asked:
+        job = _job(recipe, args.out)
+        recipe.run.device, recipe.run.threads, recipe.run.nproc = job.device, job.threads, job.size
+        lead = Lead(job, asked)
+        say(job.describe())
+        try:
+            result = execute(recipe, args.out, stopping=asked, lead=lead)
+        finally:
+            lead.close()
+            job.close()
+    if result.run["budget"]["stopped"] == "signal" and os.environ.get(LAUNCHED):
+        note_stop(result.run["totals"]["targets"])  # the launcher knows who was asked, and speaks
+        return 0
+    return finish(result, args)
+
+
+def _serve(argv: Sequence[str]) -> int:
+    """A rank other than 0 says nothing; its last words lie in torchrun's file."""
+    from harness.faults import last_words, sentence
+
+    rank = int(os.environ["RANK"])
+    try:
+        return _serve_until_stopped(build_parser("eval").parse_args(["eval", *argv]))
+    except BaseException as fault:
+        if isinstance(fault, SystemExit):
+            return int(fault.code or 0)
+        message, code = sentence(fault, rank, "starting")
+        last_words(message, code)
+        return code
+
+
+def _serve_until_stopped(args: argparse.Namespace) -> int:
+    from evalkit.adapters.registry import make_adapter
+    from evalkit.models.registry import open_checkpoint
+    from harness.serve import Server
+
+    recipe = resolve(args)
+    job = _job(recipe, args.out)
+    adapters = [make_adapter(name, raw) for name, raw in recipe.adapters]
+    learners = [a for a in adapters if not hasattr(a, "row")]
+    code = Server(job, lambda: open_checkpoint(recipe.run.checkpoint, device=job.device), learners).serve()
+    if code == 0:
+        job.close()
+    return code

@@ -1,0 +1,152 @@
+"""What does rank 0 do beside its share of the forward?  It scores, and makes the other ranks do what it does.
+
+``Lead`` gives the scoring loop a forward pass over all ranks and learners that learn on all ranks; the loop itself
+knows of neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from evalkit.adapters.base import Learner, Needs, Receipt, StreamInfo
+from evalkit.errors import EvalkitError
+from evalkit.models.forward import Forward
+from evalkit.plan import Chunk, Plan
+from harness.faults import RankFailed
+from harness.job import Job
+from harness.lines import Lines
+from harness.reduce import ranks_of
+from harness.serve import setup_message, state_digest
+from harness.sharded import Crew, ShardedForward
+from harness.wire import Lost
+
+
+class Lead:
+    """``stopping``: True once this process was asked to stop (SIGTERM)."""
+
+    def __init__(self, job: Job, stopping: Callable[[], bool]) -> None:
+        self.job = job
+        self.lines = Lines(job.peers, stopping)
+        self.crew: Crew | None = None
+        self._learners = 0
+
+    def wrap(self, adapters: Sequence[Any]) -> list[Any]:
+        """Learners become shared ones; experts stay: they live on rank 0 alone."""
+        return [self._shared(a) if isinstance(a, Learner) and not hasattr(a, "row") else a for a in adapters]
+
+    def _shared(self, learner: Learner) -> SharedLearner:
+        shared = SharedLearner(learner, self._learners, self)
+        self._learners += 1
+        return shared
+
+    def forwards(
+        self, models: Sequence[Any], plan: Plan, stream: Any, needs: Sequence[Needs], info: StreamInfo, options: Any
+    ) -> list[ShardedForward]:
+        """What ``score(..., forwards=...)`` calls: set up the other ranks, return one forward over all of them a model.
+
+        ``models``: the bare model, the one after each learner; the last is the one that is scored, and when there are
+        fewer models than learners + 1 it is only that one.
+        """
+        tokens = np.ascontiguousarray(stream.tokens[:], dtype=np.int32)
+        own = [
+            Forward(m, plan, tokens, n, info.groups, options.batch_tokens) for m, n in zip(models, needs, strict=True)
+        ]
+        values, arrays = setup_message(own, [*range(len(models) - 1), self._learners], info)
+        self.lines.tell("setup", arrays, **values)
+        if self.job.size > 1:
+            dist.broadcast(torch.from_numpy(tokens), src=0)
+
+        def chunks() -> Iterator[Chunk]:
+            return plan.chunks(len(tokens), stream.doc_start, options.chunk_tokens)
+
+        if needs[-1].rows and self.job.size > 1:
+            say(f"an adapter reads whole rows: {8 * info.vocab_size:,} bytes a target cross the wire")
+        self.crew = Crew(self.job, self.lines, own, chunks, ahead=self._learners == 0)
+        return [ShardedForward(self.crew, sweep) for sweep in range(len(models))]
+
+    def close(self) -> None:
+        """Let the others go.  When one is lost torchrun is ending the job: wait for nobody."""
+        if self.crew is not None:
+            self.crew.stop()
+        with contextlib.suppress(Lost):
+            self.lines.tell("stop")
+        for thread in self.lines.threads if self.lines.lost is None else ():
+            thread.join(10.0)
+
+
+class SharedLearner:
+    """A learner that does on every rank what it does on this one: the same receipts, in the same order."""
+
+    def __init__(self, learner: Learner, index: int, lead: Lead) -> None:
+        self.name: str = learner.name
+        self.settings: Any = learner.settings
+        self._learner, self._index, self._lead = learner, index, lead
+        if hasattr(learner, "ranks"):
+            learner.ranks = ranks_of(lead.job)  # pyright: ignore[reportAttributeAccessIssue]
+        elif lead.job.size > 1:
+            say(f"adapter {learner.name} does not share its steps: every rank trains the whole chunk")
+
+    def __getattr__(self, name: str) -> Any:
+        """What else the loop reads of a learner (chunk_tokens, notes)."""
+        return getattr(self.__dict__["_learner"], name)
+
+    def attach(self, model: Any, info: StreamInfo) -> Any:
+        return self._learner.attach(model, info)
+
+    def observe(self, receipt: Receipt) -> None:
+        arrays = {"tokens": receipt.tokens, "nats": receipt.nats, "context": receipt.context}
+        self._lead.lines.tell("observe", arrays, learner=self._index, lo=receipt.lo)
+        try:
+            self._learner.observe(receipt)
+        except EvalkitError:
+            raise
+        except RuntimeError as fault:
+            self._explain(fault)
+
+    def _explain(self, fault: RuntimeError) -> None:
+        """A collective broke: another rank's fault, if one spoke or is gone, is the cause."""
+        if self._lead.lines.peers and (self._lead.lines.lost is not None or "onnection" in str(fault)):
+            self._lead.lines.next()  # raises what the other rank said, or that it is gone
+        raise fault
+
+    def snapshot(self) -> bytes:
+        """Our state, after all ranks showed that theirs is the same."""
+        state = self._learner.snapshot()
+        mine = state_digest(state)
+        for rank in self._lead.lines.peers:
+            other = self._lead.lines.ask(rank, "digest", learner=self._index).values["digest"]
+            if other != mine:
+                raise RankFailed(
+                    f"learner '{self.name}' has drifted: rank {rank} holds other weights than rank 0; "
+                    "its steps depend on the rank, which is a fault of the learner"
+                )
+        return state
+
+    def restore(self, state: bytes) -> None:
+        self._lead.lines.tell("restore", {"state": np.frombuffer(state, dtype=np.uint8)}, learner=self._index)
+        self._learner.restore(state)
+
+    def shed(self, work: str) -> str:
+        """Do less of some work from now on, on every rank."""
+        learner: Any = self._learner
+        change = learner.shed(work)
+        self._lead.lines.tell("shed", learner=self._index, work=work)
+        return change
+
+    def detach(self) -> None:
+        self._learner.detach()
+
+    def state_bytes(self) -> int:
+        return self._learner.state_bytes()
+
+
+def say(text: str) -> None:
+    """A line of the conversation."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,110 @@
+"""Who said what?  Rank 0's ends of the lines: results go to one queue, answers to whoever asked."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evalkit.errors import EvalkitError, Stopped
+from harness.faults import RankFailed, leave_unless_stopped, unpack_fault
+from harness.parts import Part
+from harness.wire import Lost, Message, Peer, listen
+
+GONE = "rank {} is gone; the same command with the same --out goes on from the journal"
+PATIENCE = 10.0
+"""Seconds for torchrun to stop this process after another died; then rank 0 speaks itself."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """One part of a unit is computed, or failed.  ``last``: the rank is through with the unit."""
+
+    rank: int
+    unit: int
+    part: int
+    found: Part | EvalkitError | Message
+    last: bool
+    span: tuple[str, float, float]
+
+
+class Lines:
+    """``stopping``: True once this process was asked to stop."""
+
+    def __init__(self, peers: dict[int, Peer], stopping: Callable[[], bool]) -> None:
+        self.peers, self.stopping = peers, stopping
+        self.lost: int | None = None
+        self._events: queue.Queue[Done | BaseException] = queue.Queue()
+        self._answers: dict[int, queue.Queue[Message | Lost]] = {rank: queue.Queue() for rank in peers}
+        self.threads = [
+            listen(peer, lambda message, rank=rank: self._deliver(rank, message)) for rank, peer in peers.items()
+        ]
+
+    def put(self, event: Done | BaseException) -> None:
+        """From this process's own thread."""
+        self._events.put(event)
+
+    def next(self) -> Done:
+        """The next result, or the exception that ended something."""
+        event = self._patiently(self._events)
+        if isinstance(event, Lost):
+            self._gone(event)
+        if isinstance(event, BaseException):
+            raise event
+        return event
+
+    def ask(self, rank: int, kind: str, arrays: dict[str, np.ndarray] | None = None, **values: Any) -> Message:
+        """Ask a rank and wait.  One thread asks, so answers come in order."""
+        self.peers[rank].send(kind, arrays, **values)
+        answer = self._patiently(self._answers[rank])
+        if isinstance(answer, Lost):
+            self._gone(answer)
+        assert isinstance(answer, Message)
+        return answer
+
+    def tell(self, kind: str, arrays: dict[str, np.ndarray] | None = None, **values: Any) -> None:
+        """The same message to every other rank."""
+        for peer in self.peers.values():
+            peer.send(kind, arrays, **values)
+
+    def _patiently(self, source: queue.Queue[Any]) -> Any:
+        while True:
+            if self.stopping():
+                raise Stopped("asked to stop")
+            try:
+                return source.get(timeout=0.1)
+            except queue.Empty:
+                continue
+
+    def _gone(self, event: Lost) -> None:
+        give_up = time.monotonic() + PATIENCE
+        while time.monotonic() < give_up:
+            if self.stopping():
+                raise Stopped("asked to stop")
+            time.sleep(0.05)
+        raise RankFailed(GONE.format(event.rank))
+
+    def _deliver(self, rank: int, message: Message | Lost) -> bool:
+        """In the thread that listens to a rank.  False ends it."""
+        if isinstance(message, Lost):
+            self.lost = rank
+            self._answers[rank].put(message)
+            self._events.put(message)
+            leave_unless_stopped(GONE.format(rank), 3, 2 * PATIENCE)
+        elif message.kind == "answer":
+            self._answers[rank].put(message)
+        elif message.kind == "fault" and message.values["unit"] < 0:
+            self._events.put(unpack_fault(message.values))
+        elif message.kind in ("part", "fault"):
+            self._events.put(_done(rank, message))
+        return not isinstance(message, Lost) and message.kind != "bye"
+
+
+def _done(rank: int, message: Message) -> Done:
+    v = message.values
+    found = unpack_fault(v) if message.kind == "fault" else message
+    return Done(rank, v["unit"], v["part"], found, v["last"], ("forward", v["begin"], v["end"]))

@@ -1,0 +1,191 @@
+"""What does a rank other than 0 do?  It computes what it is given, answers what it is asked, and learns what all learn.
+
+Two threads: this one computes (units, learners) in the order of the messages; the other listens, and answers questions
+about rows at once, so that the sequencer never waits for a forward that is under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import queue
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from evalkit.adapters.base import Learner, Needs, StreamInfo
+from evalkit.models.forward import Forward
+from evalkit.plan import Window
+from evalkit.plan.parse import PLANS
+from evalkit.scoring.ledger import make_receipt
+from harness.faults import GRACE, last_words, pack_fault, sentence
+from harness.job import Job
+from harness.lines import Done
+from harness.parts import Kept, Part, side_arrays
+from harness.reduce import ranks_of
+from harness.sharded import rank_stats, run_unit
+from harness.units import Unit
+from harness.wire import Lost, Message, listen
+
+
+class Server:
+    """One rank's service until rank 0 says stop."""
+
+    def __init__(self, job: Job, open_model: Callable[[], Any], learners: Sequence[Learner]) -> None:
+        self.job, self.line = job, job.peers[0]
+        self._open_model, self._learners = open_model, learners
+        self._kept: Kept | None = None
+        self._spans: list[tuple[str, float, float]] = []
+        self._inbox: queue.Queue[Message | Exception] = queue.Queue()
+        self._verbs = {"setup": self._setup, "run": self._run, "observe": self._observe, "restore": self._restore}
+        self._verbs |= {"digest": self._digest, "stats": self._stats, "shed": self._shed}
+
+    def serve(self) -> int:
+        """Exit code: 0 when rank 0 ended the job, else what our own failure calls for."""
+        listen(self.line, self._deliver)
+        while True:
+            self.job.pulse.at("")
+            message = self._inbox.get()
+            if isinstance(message, Exception):
+                return self._orphaned() if isinstance(message, Lost) else self._failed(message)
+            if message.kind == "stop":
+                self.line.send("bye")
+                return 0
+            self.job.pulse.at(_place(message))
+            try:
+                self._verbs[message.kind](message)
+            except Lost:
+                return self._orphaned()
+            except Exception as fault:
+                return self._failed(fault)
+
+    def _deliver(self, message: Message | Lost) -> bool:
+        """In the listening thread."""
+        if isinstance(message, Message) and message.kind == "ask":
+            self._answer(message)
+        elif isinstance(message, Message) and message.kind == "release":
+            assert self._kept is not None
+            self._kept.release(message.values["unit"])
+        else:
+            self._inbox.put(message)
+        return isinstance(message, Message) and message.kind != "stop"
+
+    def _answer(self, message: Message) -> None:
+        assert self._kept is not None
+        v = message.values
+        try:
+            found = self._kept.ask(v["unit"], v["part"], v["begin"], v["end"], message.arrays.get("ids"))
+            self.line.send("answer", {"found": found})
+        except Exception as fault:  # this thread has no one above it; the serving one raises it
+            self._inbox.put(fault)
+
+    def _setup(self, message: Message) -> None:
+        """Open the model while rank 0 sends the tokens; then be ready for units."""
+        v = message.values
+        model = self._open_model()
+        tokens = torch.empty(v["tokens"], dtype=torch.int32)
+        dist.broadcast(tokens, src=0)
+        groups = {k: a.astype(bool) for k, a in message.arrays.items()}
+        info = StreamInfo(**v["info"], piece_bytes=tuple(v["pieces"]), groups=groups)
+        plan = msgspec.convert(v["plan"], PLANS[v["plan_name"]])
+        models = [model]
+        for learner in self._learners:
+            if hasattr(learner, "ranks"):
+                learner.ranks = ranks_of(self.job)  # pyright: ignore[reportAttributeAccessIssue]
+            models.append(learner.attach(models[-1], info))
+        sweeps = [(models[index], msgspec.convert(needs, Needs)) for index, needs in v["sweeps"]]
+        self._kept = Kept([Forward(m, plan, tokens.numpy(), n, groups, v["batch_tokens"]) for m, n in sweeps])
+
+    def _run(self, message: Message) -> None:
+        assert self._kept is not None
+        v = message.values
+        windows = tuple(Window(*row) for row in message.arrays["windows"].tolist())
+        parts = len(windows) if self._kept.forwards[0].plan.carries else 1
+        for done in run_unit(self._kept, Unit(v["unit"], v["sweep"], v["chunk"], windows, parts)):
+            if isinstance(done, BaseException):
+                raise done
+            self._send(done)
+
+    def _send(self, done: Done) -> None:
+        _, begin, end = done.span
+        where = {"unit": done.unit, "part": done.part, "last": done.last, "begin": begin, "end": end}
+        if isinstance(done.found, Part):
+            part = done.found
+            self.line.send("part", {"logp": part.logp, **side_arrays(part.side)}, lo=part.lo, hi=part.hi, **where)
+        else:
+            assert isinstance(done.found, BaseException)
+            self.line.send("fault", **where, **pack_fault(done.found, self.job.rank, self.job.pulse.place))
+
+    def _observe(self, message: Message) -> None:
+        a, v = message.arrays, message.values
+        receipt = make_receipt(v["lo"], a["tokens"], a["nats"], a["context"])
+        learner, begin = self._learners[v["learner"]], time.time()
+        learner.observe(receipt)
+        self._spans.append((f"observe/{learner.name}", begin, time.time()))
+
+    def _restore(self, message: Message) -> None:
+        self._learners[message.values["learner"]].restore(message.arrays["state"].tobytes())
+
+    def _shed(self, message: Message) -> None:
+        shed: Any = self._learners[message.values["learner"]]
+        shed.shed(message.values["work"])
+
+    def _digest(self, message: Message) -> None:
+        state = self._learners[message.values["learner"]].snapshot()
+        self.line.send("answer", digest=state_digest(state))
+
+    def _stats(self, message: Message) -> None:
+        self.line.send("answer", spans=self._spans, **rank_stats(self.job))
+
+    def _orphaned(self) -> int:
+        """Rank 0 is gone.  torchrun will end us in a moment; say it only if it does not."""
+        time.sleep(GRACE)
+        text = "rank 0 is gone; the same command with the same --out goes on from the journal"
+        last_words(text, 3)
+        return 3
+
+    def _failed(self, fault: Exception) -> int:
+        """Tell rank 0, leave our last words, and wait to be ended: our exit ends the job."""
+        place = self.job.pulse.place
+        message, code = sentence(fault, self.job.rank, place)
+        last_words(message, code)
+        with contextlib.suppress(Lost):
+            self.line.send("fault", unit=-1, **pack_fault(fault, self.job.rank, place))
+        return code or 3
+
+
+def state_digest(state: bytes) -> str:
+    return hashlib.blake2b(state, digest_size=16).hexdigest()
+
+
+def _place(message: Message) -> str:
+    v = message.values
+    if message.kind == "run":
+        return f"batch {v['unit']}, in chunk {v['chunk']}"
+    return f"learning target {v['lo']} and after" if message.kind == "observe" else message.kind
+
+
+def setup_message(
+    forwards: Sequence[Forward], indices: Sequence[int], info: StreamInfo
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(values, arrays) that make a rank ready; the tokens follow by broadcast.
+
+    ``indices``: for each forward the place of its model in the chain bare model, after learner 1, after learner 2 ...
+    """
+    last = forwards[-1]
+    scalars = {k: getattr(info, k) for k in ("vocab_size", "bos_id", "first_token", "seed")}
+    values = {
+        "info": scalars,
+        "pieces": list(info.piece_bytes),
+        "plan_name": last.plan.name,
+        "plan": msgspec.to_builtins(last.plan),
+        "sweeps": [(i, msgspec.to_builtins(f.needs)) for i, f in zip(indices, forwards, strict=True)],
+        "batch_tokens": last.batch_tokens,
+        "tokens": len(last.tokens),
+    }
+    return values, {k: np.ascontiguousarray(v, dtype=np.bool_) for k, v in info.groups.items()}
