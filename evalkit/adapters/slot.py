@@ -20,6 +20,7 @@ from evalkit.adapters.base import Settings, StreamInfo
 from evalkit.adapters.ttt import ChunkLearner, at_least, positive
 from evalkit.adapters.ttt_clock import MAX_CONTEXT, Booked
 from evalkit.errors import DivergenceError, InputError
+from evalkit.plan import Window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,9 +103,7 @@ class Slot(ChunkLearner):
         require_split(model, owner)
         if s.reuse and self.ranks.size > 1:
             raise InputError(f"{owner}: {self.ranks.size} ranks each see a part of the hidden states; give reuse=false")
-        with torch.no_grad():
-            probe = torch.full((1, 1), info.first_token, dtype=torch.int64, device=model.device)
-            width = model.hidden(probe).shape[-1]  # type: ignore[attr-defined]
+        width = _hidden(model, Window(0, 1, 2), torch.tensor([info.first_token])).shape[-1]
         self._document = CurrentDocument(info.bos_id)
         self._fit: SlotFit = (OnlineFit if s.form == "online" else StepsFit)(s, width, model.vocab_size, model.device)
         self._model: Any = SlotModel(model, owner, self._fit.stream, self._fit.in_document, self._document)
@@ -138,11 +137,11 @@ class Slot(ChunkLearner):
 
         from evalkit.adapters.ttt_windows import training_windows
 
-        parts = []
-        with torch.no_grad():
-            for window in training_windows(booked.before, booked.hi - booked.lo, self.settings.seq_len):
-                ids = torch.from_numpy(booked.text[window.start : window.hi - 1]).to(self._model.device)
-                parts.append(self._model.inner.hidden(ids[None])[0, window.skip :])
+        parts, first = [], booked.lo - booked.before
+        for window in training_windows(booked.before, booked.hi - booked.lo, self.settings.seq_len):
+            ids = torch.from_numpy(booked.text[window.start : window.hi - 1])
+            placed = Window(window.start + first, window.lo + first, window.hi + first)
+            parts.append(_hidden(self._model.inner, placed, ids)[window.skip :])
         return torch.cat(parts)
 
     def _check(self, booked: Booked) -> None:
@@ -167,3 +166,13 @@ class Slot(ChunkLearner):
     def state_bytes(self) -> int:
         """Deltas, biases, curvatures, and the kept rows of form=steps."""
         return self._fit.bytes
+
+
+def _hidden(model: Any, window: Window, ids: Tensor) -> Tensor:
+    """Hidden states [L, D] of one window's inputs, int64 [L]."""
+    import torch
+
+    if hasattr(model, "place"):
+        model.place([window])
+    with torch.no_grad():
+        return model.hidden(ids[None].to(model.device))[0]

@@ -90,8 +90,8 @@ def at_least(owner: str, name: str, value: float, least: float) -> None:
 
 
 def positive(owner: str, name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise InputError(f"{owner}: setting {name} must be a positive number, got {value:g}")
+    if not 0 < value < 1e30:
+        raise InputError(f"{owner}: setting {name} must be a positive number (below 1e30), got {value:g}")
 
 
 def fraction(owner: str, name: str, value: float) -> None:

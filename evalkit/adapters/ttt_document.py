@@ -33,9 +33,9 @@ class CurrentDocument:
 
     def mask(self, ids: Tensor) -> Tensor | None:
         """ids int64 [B, L] or [L] of the placed windows -> bool of their shape; None when all are the current one's."""
-        rows = ids.reshape(len(self._windows), -1) if self._windows else ids.reshape(0, 0)
-        if rows.numel() != ids.numel():
+        if not self._windows or ids.numel() % len(self._windows):
             raise EvalkitError("a per-document state was asked for windows that were not placed")
+        rows = ids.reshape(len(self._windows), -1)
         starts = torch.tensor([w.start for w in self._windows], device=ids.device)
         positions = starts[:, None] + torch.arange(rows.shape[1], device=ids.device)
         self._look(rows, positions)

@@ -1,0 +1,107 @@
+"""A model of a few thousand weights, a stream of many documents, and the strict spelling of a run with learners."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from evalkit.adapters.info import stream_info
+from evalkit.adapters.registry import parse_adapter
+from evalkit.models.golf import GolfGPT, GolfOptions
+from evalkit.plan import Window, parse_plan
+from evalkit.scoring.ledger import make_receipt
+from evalkit.scoring.score import ScoreOptions, score
+from evalkit.stream import Stream, open_stream, open_tokenizer
+
+COMMON = "chunk=64,seq_len=32"
+LEARNERS = {
+    "full_ttt": f"full_ttt:{COMMON},lr=0.05,epochs=2",
+    "full_ttt adamw": f"full_ttt:{COMMON},lr=0.003,optimiser=adamw,overlap=8,batch=1,freeze_blocks=1,weight_decay=0.1",
+    "lora_ttt": f"lora_ttt:{COMMON},rank=4,alpha=8,targets=[q,k,v,o,mlp,head]",
+    "lora_ttt per document": f"lora_ttt:{COMMON},rank=4,reset=document,warm_a=true,targets=[q,v,head]",
+    "muon_ttt": f"muon_ttt:{COMMON},lr=0.01,momentum=0.5,by_shape=true,hard=0.01,easy=0.01",
+    "phased_ttt": f"phased_ttt:{COMMON},rank=4,every=128,base_lr=0.05",
+    "slot": "slot:chunk=64,stride=16",
+    "slot steps": "slot:chunk=64,form=steps,scope=[document],delta=0.02,bias=0.02,warm=true",
+    "lora_ttt and slot": f"lora_ttt:{COMMON},rank=2,reset=document + slot:chunk=64,stride=16",
+}
+PLANS = {
+    "disjoint": "disjoint:seq_len=32",
+    "sliding": "sliding:seq_len=48,stride=16",
+    "document": "document:seq_len=32,stride=16",
+    "banded": "banded:window=24,block=32,segment=64",
+}
+
+
+def tiny_model(seed: int = 0, tied: bool = True) -> GolfGPT:
+    """2 layers of width 16 over the 260 ids of the byte tokenizer."""
+    torch.manual_seed(seed)
+    shape = {"vocab": 260, "width": 16, "layers": 2, "heads": 2, "kv_heads": 1, "hidden": 24}
+    model = GolfGPT(shape, GolfOptions(), tied=tied)
+    torch.nn.init.normal_(model.tok_emb.weight, std=0.3)
+    return model.eval().requires_grad_(False)
+
+
+def tiny_stream(folder: Path, n: int = 420, seed: int = 0) -> Stream:
+    """Documents of 1 to 90 bytes with repetitions, ``n`` targets in all."""
+    rng = np.random.default_rng(seed)
+    words = ["the cat ", "sat on ", "a mat. ", "Item ", "7 of 9; ", "so it is. "]
+    parts = ["".join(rng.choice(words, int(rng.integers(1, 11)))) for _ in range(60)]
+    paths = []
+    for i, text in enumerate(parts):
+        path = folder / f"{i:02d}.txt"
+        path.write_text(text, encoding="utf-8")
+        paths.append(path)
+    return open_stream(paths, open_tokenizer("byte")).head(n)
+
+
+def adapters_of(spec: str) -> list[Any]:
+    return [parse_adapter(part.strip()) for part in spec.split(" + ")]
+
+
+def fused(model: Any, stream: Any, adapters: list[Any], plan: str, out: Path, **more: Any) -> np.ndarray:
+    """Nats float64 [n, stages] of a run of the engine."""
+    from evalkit.scoring.scores import read_scores
+
+    options = ScoreOptions(chunk_tokens=64, **more)
+    result = score(model, stream, adapters, parse_plan(plan), out=out, options=options)
+    assert result.complete
+    return np.array(read_scores(out / "scores.f64", len(result.stage_names)))
+
+
+def strict(model: Any, stream: Any, learners: list[Any], plan: str) -> np.ndarray:
+    """Nats float64 [n]: each row from its prefix alone, the rest of the stream not at hand; then book, then observe."""
+    tokens = np.asarray(stream.tokens, dtype=np.int64)
+    info, laid = stream_info(stream, 0, model.vocab_size), parse_plan(plan)
+    for learner in learners:
+        model = learner.attach(model, info)
+    out = np.full(len(tokens), np.nan)
+    for chunk in laid.chunks(len(tokens), stream.doc_start, 64):
+        for group in laid.together(chunk.windows):
+            state = None
+            for window in group:
+                out[window.lo : window.hi], state = _window(model, tokens, window, laid, state)
+        booked = tokens[chunk.lo : chunk.hi].astype(np.int32)
+        receipt = make_receipt(chunk.lo, booked, out[chunk.lo : chunk.hi], tokens[: chunk.lo].astype(np.int32))
+        for learner in learners:
+            learner.observe(receipt)
+    return out[1:]
+
+
+@torch.no_grad()
+def _window(model: Any, tokens: np.ndarray, window: Window, plan: Any, state: Any) -> tuple[np.ndarray, Any]:
+    nats, after = [], None
+    for target in range(window.lo, window.hi):
+        prefix = torch.from_numpy(tokens[:target].copy())[window.start :]
+        if hasattr(model, "place"):
+            model.place([replace(window, hi=target + 1)])
+        if plan.carries:
+            rows, after = model.banded(prefix, state, plan.context)
+        else:
+            rows = model.logits(prefix[None])[0]
+        nats.append(-torch.log_softmax(rows[-1].double(), dim=-1)[tokens[target]])
+    return np.array(nats), after
