@@ -6,6 +6,7 @@ many), the stack scores them in stream order, the ledger books, the journal is o
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -121,18 +122,16 @@ class Loop:
         return out
 
     def _score(self, chunk: Chunk) -> Float64:
-        """Nats [S+1, n] of a chunk: fused, in stream order, with one strict probe on the way."""
-        probe = self.sentinel.position(chunk.index, chunk.lo, chunk.hi)
+        """Nats [S+1, n] of a chunk: fused, in stream order, with strict probes on the way."""
+        probes = self.sentinel.positions(chunk.index, chunk.lo, chunk.hi)
         parts, batches = [], iter(self.forward.batches(chunk))
         while True:
             with self.spans.span("forward"):
                 rows = next(batches, None)
             if rows is None:
                 return np.concatenate(parts, axis=1)
-            cut = probe - rows.lo if rows.lo <= probe < rows.hi else 0
-            if cut > 0:
-                parts.append(self._piece(rows, 0, cut, -1))
-            parts.append(self._piece(rows, cut, rows.hi - rows.lo, probe if rows.lo <= probe < rows.hi else -1))
+            for begin, end, probed in _pieces(rows.lo, rows.hi, probes):
+                parts.append(self._piece(rows, begin, end, rows.lo + begin if probed else -1))
 
     def _piece(self, rows: Any, begin: int, end: int, probe: int) -> Float64:
         """Score targets rows.lo+begin .. rows.lo+end-1; ``probe`` >= 0 means the first of them is probed."""
@@ -214,6 +213,13 @@ class Loop:
                 learner.restore(found.parts[f"learner{i}"])
             self.guard.follow(booked[found.chunk].shed, found.hi, self.learners)
         return found.chunk + 1
+
+
+def _pieces(lo: int, hi: int, probes: list[int]) -> list[tuple[int, int, bool]]:
+    """Cut targets [lo, hi) in front of every probe: (begin, end, whether begin is probed), counted from ``lo``."""
+    inside = {p - lo for p in probes if lo <= p < hi}
+    edges = sorted({0, *inside, hi - lo})
+    return [(a, b, a in inside) for a, b in itertools.pairwise(edges)]
 
 
 def _check_replay(nats: Float64, entry: BookedChunk) -> None:

@@ -30,7 +30,7 @@ from evalkit.scoring.result import (
     write_json,
 )
 from evalkit.scoring.scores import ScoreFile
-from evalkit.scoring.sentinel import Sentinel
+from evalkit.scoring.sentinel import Sentinel, rows_a_chunk
 from evalkit.scoring.trace import write_trace
 
 SCORE_FILE_TARGETS = 8_000_000
@@ -109,7 +109,8 @@ def score(
     make = forwards or _own_forwards
     *before, forward = make([m for m, _ in passes], plan, stream, [n for _, n in passes], info, options)
     journal, booked, scores = _open_files(folder, fingerprint, settings, stream, stages, options)
-    sentinel = Sentinel(options.seed, ("model", *(e.name for e in experts)), options.sentinel)
+    rows = rows_a_chunk(stream.n_targets, options.chunk_tokens, model.vocab_size)
+    sentinel = Sentinel(options.seed, ("model", *(e.name for e in experts)), options.sentinel, rows)
     loop = Loop(
         stream,
         forward,
@@ -157,7 +158,7 @@ def score(
         "seconds": {**{k: round(v, 6) for k, v in loop.spans.seconds.items()}, "wall": wall},
         "peak_memory_bytes": peak_memory_bytes(),
         "state_bytes": {"experts": stack.state_bytes(), **{x.name: x.state_bytes() for x in learners}},
-        "verdicts": {"sentinel": {"on": sentinel.enabled, "rows": sentinel.probes, "worst": sentinel.worst}},
+        "verdicts": {"sentinel": sentinel.verdict()},
         "environment": environment(str(model.device)),
     }
     if hasattr(forward, "ranks"):
