@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from evalkit.adapters.ranks import SOLO
 from evalkit.errors import InputError
 from harness.pulse import Pulse
 from harness.wire import Peer
@@ -65,6 +66,17 @@ class Job:
         kind = "CPU" if self.device == "cpu" else torch.cuda.get_device_name(self.device)
         group = {"gloo": "gloo", "cpu:gloo,cuda:nccl": "NCCL for gradients, gloo for scalars"}[self.backend]
         return f"{self.size} ranks on {kind}, {self.threads} threads each, {group}"
+
+    def broadcast(self, tensor: torch.Tensor) -> None:
+        """Rank 0's content, on every rank; all ranks call it."""
+        if self.size > 1:
+            dist.broadcast(tensor, src=0)
+
+    def ranks(self) -> Any:
+        """What learners get to share their steps with; SOLO in a job of one rank."""
+        from harness.reduce import GroupRanks
+
+        return GroupRanks(self.rank, self.size, self.deterministic) if self.size > 1 else SOLO
 
     def close(self) -> None:
         """Leave the job in good order; after this no rank is missed."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from evalkit.adapters.base import Learner, Needs, Receipt, StreamInfo
 from evalkit.errors import EvalkitError
@@ -22,7 +21,6 @@ from evalkit.plan import Chunk, Plan
 from harness.faults import RankFailed
 from harness.job import Job
 from harness.lines import Lines
-from harness.reduce import ranks_of
 from harness.serve import setup_message, state_digest
 from harness.sharded import Crew, ShardedForward
 from harness.wire import Lost
@@ -60,8 +58,7 @@ class Lead:
         ]
         values, arrays = setup_message(own, [*range(len(models) - 1), self._learners], info)
         self.lines.tell("setup", arrays, **values)
-        if self.job.size > 1:
-            dist.broadcast(torch.from_numpy(tokens), src=0)
+        self.job.broadcast(torch.from_numpy(tokens))
 
         def chunks() -> Iterator[Chunk]:
             return plan.chunks(len(tokens), stream.doc_start, options.chunk_tokens)
@@ -89,7 +86,7 @@ class SharedLearner:
         self.settings: Any = learner.settings
         self._learner, self._index, self._lead = learner, index, lead
         if hasattr(learner, "ranks"):
-            learner.ranks = ranks_of(lead.job)  # pyright: ignore[reportAttributeAccessIssue]
+            learner.ranks = lead.job.ranks()  # pyright: ignore[reportAttributeAccessIssue]
         elif lead.job.size > 1:
             say(f"adapter {learner.name} does not share its steps: every rank trains the whole chunk")
 

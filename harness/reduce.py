@@ -6,22 +6,20 @@ Every method is one collective, called on every rank in the same order.  Rank 0 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from evalkit.adapters.ranks import SOLO, shares
+from evalkit.adapters.ranks import shares
 from evalkit.errors import EvalkitError
-from harness.job import Job
 
 
 class GroupRanks:
     """See :class:`evalkit.adapters.ranks.Ranks`.  Counts calls and bytes for the trace."""
 
-    def __init__(self, job: Job) -> None:
-        self.rank, self.size, self.deterministic = job.rank, job.size, job.deterministic
+    def __init__(self, rank: int, size: int, deterministic: bool) -> None:
+        self.rank, self.size, self.deterministic = rank, size, deterministic
         self.calls = self.bytes = 0
 
     def share(self, n: int) -> range:
@@ -80,11 +78,6 @@ class GroupRanks:
     def _count(self, tensor: Tensor) -> None:
         self.calls += 1
         self.bytes += tensor.numel() * tensor.element_size()
-
-
-def ranks_of(job: Job) -> Any:
-    """What learners get: SOLO in a job of one rank."""
-    return GroupRanks(job) if job.size > 1 else SOLO
 
 
 def _device() -> torch.device:

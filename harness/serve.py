@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from evalkit.adapters.base import Learner, Needs, StreamInfo
 from evalkit.models.forward import Forward
@@ -27,7 +26,6 @@ from harness.faults import GRACE, last_words, pack_fault, sentence
 from harness.job import Job
 from harness.lines import Done
 from harness.parts import Kept, Part, side_arrays
-from harness.reduce import ranks_of
 from harness.sharded import rank_stats, run_unit
 from harness.units import Unit
 from harness.wire import Lost, Message, listen
@@ -89,14 +87,14 @@ class Server:
         v = message.values
         model = self._open_model()
         tokens = torch.empty(v["tokens"], dtype=torch.int32)
-        dist.broadcast(tokens, src=0)
+        self.job.broadcast(tokens)
         groups = {k: a.astype(bool) for k, a in message.arrays.items()}
         info = StreamInfo(**v["info"], piece_bytes=tuple(v["pieces"]), groups=groups)
         plan = msgspec.convert(v["plan"], PLANS[v["plan_name"]])
         models = [model]
         for learner in self._learners:
             if hasattr(learner, "ranks"):
-                learner.ranks = ranks_of(self.job)  # pyright: ignore[reportAttributeAccessIssue]
+                learner.ranks = self.job.ranks()  # pyright: ignore[reportAttributeAccessIssue]
             models.append(learner.attach(models[-1], info))
         sweeps = [(models[index], msgspec.convert(needs, Needs)) for index, needs in v["sweeps"]]
         self._kept = Kept([Forward(m, plan, tokens.numpy(), n, groups, v["batch_tokens"]) for m, n in sweeps])
