@@ -122,7 +122,7 @@ class TwoPassCache(Toy):
 
 
 class LeaveOneOut(TwoPassCache):
-    """Two passes with the token's own count taken out.  Every row sums to 1; the future is still in it."""
+    """Two passes with the token's own count taken out.  Rows sum to 1 but for a token that follows itself."""
 
     def evidence(self, counts: dict[int, Float64], c: int, y: int) -> tuple[float, float]:
         return counts[c][y] - 1, counts[c].sum() - 1
@@ -185,7 +185,7 @@ SPECIMENS = (
         "causal",
         LeaveOneOut,
         OnePassCache,
-        also=("single-pass",),
+        also=("single-pass", "normalised", "score-first"),
         sources=(881,),
     ),
 )

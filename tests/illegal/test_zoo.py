@@ -1,0 +1,80 @@
+"""Is every specimen caught by the law it breaks, and is every fix and look-alike let through?"""
+
+from __future__ import annotations
+
+import pytest
+
+from evalkit.legality.zoo.registry import every_target, find, specimens
+from evalkit.legality.zoo.table import examine
+
+
+@pytest.mark.parametrize("name", every_target())
+def test_the_audit_names_the_broken_law_and_only_that(name: str) -> None:
+    row, verdict = examine(name, seed=0)
+    assert row["right"], f"expected {row['expected']}, found {row['laws']}: {verdict.reason}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", every_target())
+def test_other_seeds_agree(name: str) -> None:
+    for seed in (1, 2):
+        row, verdict = examine(name, seed=seed)
+        assert row["right"], f"seed {seed}: expected {row['expected']}, found {row['laws']}: {verdict.reason}"
+
+
+def test_the_catalogue_is_complete() -> None:
+    ids = set(specimens())
+    assert {f"A{i}" for i in range(1, 16)} <= ids
+    assert {f"B{i}" for i in range(1, 12)} <= ids
+    assert {f"D{i}" for i in range(1, 12)} <= ids
+    assert {f"L{i}" for i in range(1, 21)} <= ids
+    assert {"P1", "P6"} <= ids
+
+
+@pytest.mark.parametrize("name", [s.id for s in specimens().values() if s.law])
+def test_every_violation_has_a_fix_a_mechanism_and_a_source(name: str) -> None:
+    specimen, factory, _ = find(name)
+    assert specimen.fixed is not None
+    assert specimen.sources
+    assert (factory.__doc__ or "").strip(), "the mechanism stands in the docstring"
+
+
+@pytest.mark.parametrize("name", ["A1", "B5", "B7"])
+def test_a_counter_example_is_small_and_seen_again(name: str) -> None:
+    from evalkit.legality.probes.ask import ask
+    from evalkit.legality.probes.probe import from_json, to_json
+    from evalkit.legality.probes.tolerance import Tolerance
+    from evalkit.legality.scorer import LocalBox
+
+    _, verdict = examine(name)
+    _, factory, _ = find(name)
+    box = LocalBox(factory)
+    first = verdict.evidence[0]
+    assert first.stream_tokens <= 24
+    probe = from_json(first.reproduce.split("--reproduce ")[1].strip("'"))
+    assert to_json(probe) == to_json(from_json(to_json(probe)))
+    assert ask(box, probe, Tolerance(vocab_size=box.facts.vocab_size)).violated
+
+
+def test_length_sorted_documents_are_judged_by_ruleset() -> None:
+    """L3: legal in its declared order, a violation in stream order."""
+    from evalkit.legality.effort import QUICK
+    from evalkit.legality.referee import audit
+    from evalkit.legality.scorer import LocalBox
+
+    _, factory, _ = find("L3")
+    strict = audit(LocalBox(factory), ruleset="strict", effort=QUICK)
+    declared = audit(LocalBox(factory), ruleset="organizer-2026-05", effort=QUICK)
+    assert strict.verdict == "violation"
+    assert declared.verdict == "legal"
+    assert any("stream order" in note for note in declared.notes)
+
+
+@pytest.mark.parametrize("ruleset", ["readme", "organizer-2026-05"])
+@pytest.mark.parametrize(("name", "verdict"), [("A4", "violation"), ("B7", "violation"), ("L4", "legal")])
+def test_every_ruleset_agrees_on_the_plain_cases(ruleset: str, name: str, verdict: str) -> None:
+    from evalkit.legality.effort import QUICK
+    from evalkit.legality.referee import audit
+    from evalkit.legality.scorer import LocalBox
+
+    assert audit(LocalBox(find(name)[1]), ruleset=ruleset, effort=QUICK).verdict == verdict
