@@ -1,0 +1,146 @@
+"""The number of ranks does not show in the scores: every document, every stage, every bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rank_threads import score_on_threads
+
+from evalkit.adapters.base import Needs
+from evalkit.adapters.registry import parse_adapter
+from evalkit.models.registry import open_checkpoint
+from evalkit.plan import Banded, Disjoint, Document, Plan, Sliding
+from evalkit.scoring.score import ScoreOptions, score
+from evalkit.stream import open_stream, open_tokenizer
+
+OPTIONS = ScoreOptions(chunk_tokens=256, batch_tokens=100)
+PLANS = {
+    "disjoint": Disjoint(seq_len=32),
+    "sliding": Sliding(seq_len=48, stride=16),
+    "document": Document(seq_len=40, stride=20),
+    "banded": Banded(window=24, block=32, segment=64),
+}
+
+
+class Halver:
+    """An expert on whole rows that also reads everything a side can hold."""
+
+    name = "halver"
+    settings = parse_adapter("ppm").settings
+    needs = Needs(entropy=True, top=True, masses=("control",), rows=True)
+
+    def begin(self, info: Any) -> None:
+        self.vocab = info.vocab_size
+
+    def propose(self, tokens: Any) -> Any:
+        raise AssertionError("no hints were promised")
+
+    def row(self, p: Any, side: Any, history: Any = ()) -> Any:
+        return self.score_rows(p[None], side)[0]
+
+    def score_rows(self, p: Any, side: Any) -> Any:
+        weight = (side.entropy / 12.0 + side.top_p + side.masses["control"] + side.top_id % 2)[:, None] / 4.0
+        return (1.0 - weight) * p + weight / self.vocab
+
+    def score(self, chunk: Any, p: Any) -> Any:
+        return self.score_rows(p, chunk.side)
+
+    def observe(self, receipt: Any) -> None: ...
+
+    def snapshot(self) -> bytes:
+        return b""
+
+    def restore(self, state: bytes, tokens: Any) -> None: ...
+
+    def state_bytes(self) -> int:
+        return 0
+
+
+class Repeater(Halver):
+    """Hints at the token before: needs the probability of one more id."""
+
+    name = "repeater"
+    needs = Needs(hints=1)
+
+    def begin(self, info: Any) -> None:
+        self.last = info.first_token
+
+    def propose(self, tokens: Any) -> Any:
+        hints = np.concatenate(([self.last], tokens[:-1])).astype(np.int32)
+        self.last = int(tokens[-1])
+        return hints[:, None]
+
+    def row(self, p: Any, side: Any, history: Any = ()) -> Any:
+        q = p * 0.5
+        q[self.last] += 0.5
+        return q
+
+    def score(self, chunk: Any, p: Any) -> Any:
+        hint = chunk.cands[:, 1:2]
+        return np.where(chunk.cands == hint, p * 0.5 + 0.5, p * 0.5)
+
+
+def parts_of(checkpoint: Path, text: Path, names: tuple[Any, ...], targets: int = 1500) -> Any:
+    torch.set_num_threads(1)
+
+    def make() -> tuple[Any, Any, list[Any]]:
+        stream = open_stream([text], open_tokenizer("byte"), limit_targets=targets)
+        adapters = [parse_adapter(n) if isinstance(n, str) else n() for n in names]
+        return open_checkpoint(str(checkpoint)), stream, adapters
+
+    return make
+
+
+def assert_same(a: Any, b: Any) -> None:
+    assert a.run["totals"] == b.run["totals"]
+    assert np.array_equal(a.documents.nats, b.documents.nats)
+    assert np.array_equal(a.documents.doc, b.documents.doc)
+    assert a.complete
+    assert b.complete
+
+
+def alone(make: Any, plan: Plan) -> Any:
+    model, stream, adapters = make()
+    return score(model, stream, adapters, plan, options=OPTIONS)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("stack", [("ppm",), (Repeater, "ppm"), (Halver,)], ids=["ppm", "hints", "rows"])
+def test_experts_score_the_same_bits_on_any_number_of_ranks(
+    checkpoint: Path, text: Path, plan: str, stack: tuple[Any, ...]
+) -> None:
+    make = parts_of(checkpoint, text, stack)
+    whole = alone(make, PLANS[plan])
+    for size in (1, 2, 3, 5):
+        shared = score_on_threads(size, make, PLANS[plan], OPTIONS)
+        assert_same(whole, shared)
+        assert shared.run["world_size"] == size
+        assert sum(rank["units"] for rank in shared.run["ranks"]) == _units(PLANS[plan], make()[1])
+
+
+def _units(plan: Plan, stream: Any) -> int:
+    chunks = plan.chunks(stream.n_targets + 1, stream.doc_start, OPTIONS.chunk_tokens)
+    return sum(len(list(plan.units(chunk, OPTIONS.batch_tokens))) for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    "learner", ["full_ttt:chunk=256,lr=0.05,seq_len=32,batch=3", "muon_ttt:chunk=256,seq_len=32,batch=3"]
+)
+def test_learners_score_the_same_bits_on_any_number_of_ranks(checkpoint: Path, text: Path, learner: str) -> None:
+    make = parts_of(checkpoint, text, (learner, "ppm"))
+    whole = alone(make, PLANS["disjoint"])
+    assert whole.run["stages"][0]["delta_bpb"] != 0.0
+    for size in (2, 3):
+        assert_same(whole, score_on_threads(size, make, PLANS["disjoint"], OPTIONS))
+
+
+def test_a_plan_that_carries_on_for_ever_is_refused_for_ranks_and_runs_alone(checkpoint: Path, text: Path) -> None:
+    plan = Banded(window=24, block=64, segment=0)
+    make = parts_of(checkpoint, text, ("ppm",))
+    assert_same(alone(make, plan), score_on_threads(1, make, plan, OPTIONS))
+    with pytest.raises(Exception, match="segment=0 every block needs the one before it, so 2 ranks cannot share it"):
+        score_on_threads(2, make, plan, OPTIONS)
