@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+import msgspec
 from msgspec import Meta
 
 from evalkit.adapters.base import StreamInfo
@@ -67,6 +68,12 @@ class MuonTtt(WholeModelLearner):
         from evalkit.adapters.ttt_muon import MuonStep
 
         return MuonStep(flat, self.settings, self.ranks)
+
+    def shed(self, work: str) -> str:
+        """One epoch for every chunk, hard ones too."""
+        change = super().shed(work)
+        self.settings = msgspec.structs.replace(self.settings, adaptive=False)
+        return change
 
     def _epochs(self, booked: Booked) -> int:
         """Decided from booked scores alone, so every rank decides alike."""

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import msgspec
 from msgspec import Meta
 
 from evalkit.adapters.base import Receipt, Settings, StreamInfo
@@ -106,6 +107,8 @@ class ChunkLearner(ABC):
     name: ClassVar[str]
     settings: Any
     ranks: Ranks = SOLO
+    sheds: ClassVar[tuple[str, ...]] = ("epochs",)
+    """Work that a budget may take away: see :meth:`shed`."""
 
     @property
     def chunk_tokens(self) -> int:
@@ -143,6 +146,13 @@ class ChunkLearner(ABC):
         if booked is not None:
             self._learn(booked)
             self.updates += 1
+
+    def shed(self, work: str) -> str:
+        """Do less of ``work`` from now on; returns what changed."""
+        if work not in self.sheds:
+            raise EvalkitError(f"{self.name} cannot do less of '{work}'")
+        was, self.settings = self.settings.epochs, msgspec.structs.replace(self.settings, epochs=1)
+        return f"epochs {was} -> 1"
 
     @abstractmethod
     def _attach(self, model: Model, info: StreamInfo) -> Model: ...

@@ -133,7 +133,7 @@ def test_divergence_names_chunk_norm_and_hint_and_keeps_what_is_booked(tmp_path:
         fused(model, stream, adapters, PLANS["sliding"], tmp_path / "run")
     assert [c.hi for c in read_journal(tmp_path / "run" / "journal.jsonl")[1]] == [65]
     adapters = adapters_of("full_ttt:chunk=64,seq_len=32,lr=1e25,clip=0")
-    with pytest.raises(DivergenceError, match="norm is|not finite"):
+    with pytest.raises(DivergenceError, match=r"norm is|not finite"):
         fused(model, stream, adapters, PLANS["sliding"], tmp_path / "other")
     with pytest.raises(DivergenceError, match=r"chunk 0: slot, learning from booked targets 1\.\.64: .* lower delta"):
         fused(model, stream, adapters_of("slot:chunk=64,bias=1e38,delta=1e38"), PLANS["sliding"], tmp_path / "slot")
