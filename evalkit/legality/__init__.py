@@ -22,6 +22,8 @@ def audit(scorer: Any, *, ruleset: str = "strict", seconds: float = 120.0, seed:
     from evalkit.legality.scorer import LocalBox, ScorerFault
 
     is_object = not isinstance(scorer, type) and callable(getattr(scorer, "score", None))
+    if not is_object and not callable(scorer):
+        raise InputError(f"this cannot be audited: a {type(scorer).__name__} has no score(tokens) and makes no scorer")
     try:
         box = LocalBox((lambda: scorer) if is_object else scorer)
     except ScorerFault as fault:

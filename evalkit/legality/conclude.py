@@ -25,6 +25,7 @@ from evalkit.legality.verdict import LAWS, LEDGERS, Evidence, Result, Verdict, g
 
 def conclude(lab: Lab, rules: dict[str, Rule], verdict: Verdict) -> None:
     """Fill in laws, ledgers, evidence, power and the verdict itself."""
+    _set_aside(lab, verdict)
     _derive(lab)
     verdict.laws = {"causal": _causal(lab), "normalised": _normalised(lab), **_implied(lab)}
     verdict.ledgers = _ledgers(lab)
@@ -39,6 +40,15 @@ def conclude(lab: Lab, rules: dict[str, Rule], verdict: Verdict) -> None:
     _apply(rules, verdict)
 
 
+def _set_aside(lab: Lab, verdict: Verdict) -> None:
+    """What was seen once and not again is no proof; it is no clean bill either."""
+    kept = [f for f in lab.findings if f.confirmed or f.law == "protocol"]
+    for f in lab.findings:
+        if f not in kept:
+            verdict.reason = verdict.reason or f"{f.law}: {f.outcome.sentence}, but not when asked again"
+    lab.findings = kept
+
+
 def _derive(lab: Lab) -> None:
     """Suffix dependence and excess mass together: the token was learned before it was scored."""
     ahead = any(f.law == "causal" and f.probe.test == "suffix" for f in lab.findings)
@@ -46,7 +56,7 @@ def _derive(lab: Lab) -> None:
     if ahead and excess is not None and not lab.found("score-first"):
         what = f"{excess.outcome.sentence}, and scores move with later tokens: what is scored had been learned"
         outcome = msgspec.structs.replace(excess.outcome, sentence=what)
-        lab.findings.append(Finding("score-first", excess.probe, outcome))
+        lab.findings.append(Finding("score-first", excess.probe, outcome, excess.confirmed))
 
 
 def _causal(lab: Lab) -> Result:
@@ -132,6 +142,7 @@ def _evidence(target: str, finding: Finding) -> Evidence:
         sentence=finding.outcome.sentence,
         reproduce=command(target, finding.probe),
         probe=probe,
+        confirmed=finding.confirmed,
     )
 
 

@@ -21,6 +21,8 @@ class Finding:
     law: str
     probe: Probe
     outcome: Outcome
+    confirmed: bool = False
+    """Seen again when asked on its own."""
 
 
 @dataclass

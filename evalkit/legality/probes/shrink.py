@@ -31,19 +31,32 @@ class Budget:
 
 
 def shrink(lab: Lab, finding: Finding) -> Finding:
-    """The same finding with a smaller probe; the probe it had when nothing smaller shows it."""
-    probe = finding.probe
-    if probe.test not in ("suffix", "mass") or finding.law == "single-pass" or lab.order:
+    """The finding with a smaller probe where one shows it, and ``confirmed`` when it was seen again on its own."""
+    if not confirm(lab, finding.probe):
         return finding
+    probe = finding.probe
+    if probe.test in ("suffix", "mass") and finding.law != "single-pass" and not lab.order:
+        probe = _smaller(lab, probe)
+    outcome = ask(lab.box, probe, lab.tolerance) if probe != finding.probe else finding.outcome
+    return Finding(finding.law, probe, outcome, confirmed=True)
+
+
+def confirm(lab: Lab, probe: Probe) -> bool:
+    """Is the violation (or the fault) seen again?"""
+    try:
+        return ask(lab.box, probe, lab.tolerance).violated
+    except ScorerFault:
+        return probe.test == "call"
+
+
+def _smaller(lab: Lab, probe: Probe) -> Probe:
     cost = 2 if probe.test == "suffix" else len(probe.subset or [0])
     budget = Budget(lab, max(8, lab.effort.shrink // max(1, cost // 2)))
-    if not budget.holds(probe):
-        return finding
     steps = (_fewer_changes, _cut_tail, _drop_tokens) if probe.test == "suffix" else (_cut_tail, _drop_tokens)
     for step in steps:
-        probe = step(lab, probe, budget)
-    outcome = ask(lab.box, probe, lab.tolerance)
-    return Finding(finding.law, probe, outcome) if outcome.violated else finding
+        tried = step(lab, probe, budget)
+        probe = tried if confirm(lab, tried) else probe
+    return probe
 
 
 def _parts(lab: Lab, probe: Probe) -> tuple[Int64, Int64 | None]:

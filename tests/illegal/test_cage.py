@@ -1,0 +1,103 @@
+"""Does a hostile scorer get a clear verdict, and never a traceback of ours?"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from evalkit.errors import InputError
+from evalkit.legality.cage import Cage, Limits
+from evalkit.legality.effort import Effort
+from evalkit.legality.referee import audit
+from evalkit.legality.scorer import ScorerFault
+from evalkit.legality.verdict import Verdict
+
+HOSTILE = Path(__file__).with_name("hostile.py")
+SMALL = Effort(length=48, streams=2, cuts=8, forks=8, long_length=0, shrink=10)
+LIMITS = Limits(call_seconds=2.0, load_seconds=60.0, memory_bytes=2 << 30)
+
+
+def judge(name: str) -> Verdict:
+    box = Cage(f"{HOSTILE}:{name}", LIMITS)
+    try:
+        return audit(box, target=name, effort=SMALL)
+    finally:
+        box.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "word"),
+    [
+        ("Raises", "inconclusive", "not to my taste"),
+        ("Hangs", "inconclusive", "within 2 s"),
+        ("NotANumber", "inconclusive", "NaN"),
+        ("WrongLength", "inconclusive", "shape [63]"),
+        ("WrongType", "inconclusive", "dict"),
+        ("HugeAnswer", "inconclusive", "50000000"),
+        ("SlightlyMore", "violation", "normalised"),
+        ("Positive", "violation", "normalised"),
+        ("Fickle", "inconclusive", "identical calls differ"),
+        ("Mutates", "inconclusive", "changed its input"),
+        ("EatsMemory", "inconclusive", "memory"),
+        ("Leaves", "inconclusive", "I am leaving"),
+        ("Exits", "inconclusive", "SystemExit"),
+        ("Prints", "legal", ""),
+        ("Forks", "legal", ""),
+    ],
+)
+def test_each_gets_its_verdict(name: str, verdict: str, word: str) -> None:
+    found = judge(name)
+    assert found.verdict == verdict, found.reason
+    assert word in found.reason
+    assert found.exit_code == (0 if verdict == "legal" else 1)
+
+
+def test_a_small_constant_excess_is_measured() -> None:
+    found = judge("SlightlyMore")
+    worst = found.laws["normalised"].worst
+    assert worst is not None
+    assert abs(worst - 1.001) < 2e-4
+
+
+def test_state_that_survives_a_call_is_noticed_and_cleared() -> None:
+    found = judge("Remembers")
+    assert found.verdict == "legal"
+    assert any("fresh" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("name", ["NoVocabulary", "raises_at_once", "not_callable", "missing"])
+def test_what_is_no_scorer_is_wrong_input(name: str) -> None:
+    with pytest.raises(InputError, match="cannot be audited"):
+        Cage(f"{HOSTILE}:{name}", LIMITS)
+
+
+def test_children_are_gone_after_close() -> None:
+    box = Cage(f"{HOSTILE}:Forks", LIMITS)
+    import numpy as np
+
+    box.score(np.arange(8) % 4)
+    group = box._child.pid
+    box.close()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except (ProcessLookupError, PermissionError):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process group {group} still lives")
+
+
+def test_a_dead_child_is_a_fault_not_a_crash() -> None:
+    import numpy as np
+
+    box = Cage(f"{HOSTILE}:Uniform", LIMITS)
+    try:
+        os.kill(box._child.pid, 9)
+        with pytest.raises(ScorerFault, match="ended by itself"):
+            box.score(np.arange(8) % 4)
+    finally:
+        box.close()
