@@ -19,7 +19,8 @@ body{font:15px/1.5 system-ui,"Segoe UI","DejaVu Sans",sans-serif;color:#1b1b1b;b
 margin:2rem auto;padding:0 1rem}
 h1{font-size:1.4rem;margin:0 0 .2rem}h2{font-size:1.1rem;margin:2.2rem 0 .6rem;padding-bottom:.2rem;border-bottom:1px solid #ccc}
 .wide{overflow-x:auto}table{border-collapse:collapse;margin:.5rem 0 .8rem}
-td,th{padding:.2rem 1.1rem .2rem 0;text-align:left;vertical-align:top}th{font-weight:600;border-bottom:1px solid #ccc}
+td,th{padding:.2rem 1.1rem .2rem 0;text-align:left;vertical-align:top}td:last-child,th:last-child{padding-right:0}
+th{font-weight:600;border-bottom:1px solid #ccc}
 tbody tr+tr td{border-top:1px solid #eee}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .facts td:first-child{color:#444;white-space:nowrap}.facts td{overflow-wrap:anywhere;font-size:13px}
 .big{font-size:2.1rem;font-weight:600}.dim{color:#555;font-size:13.5px}.ok{color:#1d6435}.bad{color:#97202c}

@@ -45,7 +45,7 @@ def along(result: Result, found: Digest) -> str:
         return plots
     base = neighbourhood_bpb(found, 0)
     curves = [
-        Series(f"base to {name}" if s > 1 else name, x, _minus(neighbourhood_bpb(found, s), base))
+        Series(f"through {name}" if s > 1 else name, x, _minus(neighbourhood_bpb(found, s), base))
         for s, name in list(enumerate(names))[1:]
     ]
     return plots + line_plot(curves, "target", "BPB against base", level=0.0)
@@ -74,4 +74,4 @@ def activity(result: Result, found: Digest) -> str:
     ]
     head = ["stage", "acts on", "better when acting", "nats won", "nats lost", "net"]
     told = note(f"A stage acts on a target when it moves its score by more than {MOVES} nats.")
-    return table(head, rows) + told + line_plot(curves, "target", "% of targets acted on")
+    return table(head, rows) + told + line_plot(curves, "target", "% of targets acted on", level=0.0)

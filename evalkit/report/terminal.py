@@ -1,52 +1,85 @@
-"""How does a result look on a terminal?"""
+"""How does a result look on a terminal?  And in a pipe or a log: the same table in plain ASCII, no escape codes."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+HEAD = ("stack", "BPB", "step", "95 % interval", "to base")
 
 
-def print_result(result: Any) -> None:
-    """The table: adapter stack, BPB, difference to the stage before and to the base, seconds."""
+def print_result(result: Any, file: TextIO | None = None) -> None:
+    """The table and two lines under it, on stdout or ``file``."""
+    out: TextIO = file if file is not None else sys.stdout
+    rows = table_rows(result.run)
+    if out.isatty():
+        _rich(rows, out)
+    else:
+        out.write(plain_table(HEAD, rows))
+    out.writelines(line + "\n" for line in summary_lines(result))
+    out.flush()
+
+
+def table_rows(run: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Base and every stage: name, BPB, step to the stage before it, its interval, difference to the base."""
+    base = run["totals"]["base_bpb"]
+    rows = [("base", _bpb(base), "", "", "")]
+    for stage in run["stages"]:
+        span = stage["ci95"]
+        interval = f"{span[0]:+.4f} .. {span[1]:+.4f}" if span else "one document"
+        to_base = f"{stage['bpb'] - base:+.4f}"
+        rows.append((f"+ {stage['adapter']}", _bpb(stage["bpb"]), f"{stage['delta_bpb']:+.4f}", interval, to_base))
+    return rows
+
+
+def summary_lines(result: Any) -> list[str]:
+    """What was scored and in what time; what the reader must know; where it is kept."""
+    run, seconds = result.run, result.run["seconds"]
+    experts = seconds.get("experts", 0.0) + seconds.get("propose", 0.0)
+    spent = [("forward", seconds.get("forward", 0.0)), ("experts", experts), ("base", seconds.get("base", 0.0))]
+    spent.append(("learners", sum(v for k, v in seconds.items() if k.startswith("observe/"))))
+    parts = ", ".join(f"{name} {value:.1f}" for name, value in spent if value or name in ("forward", "experts"))
+    totals, count = run["totals"], run["documents"]
+    lines = [
+        f"{totals['targets']:,} targets, {totals['bytes']:,} bytes, {count:,} {'document' if count == 1 else 'documents'}"
+        f"  |  plan {run['settings']['plan']['name']}  |  {seconds['wall']:.1f} s ({parts})"
+    ]
+    lines += [f"note: {text}" for text in run.get("notes", [])]
+    return [*lines, f"kept in {result.folder}"] if result.folder is not None else lines
+
+
+def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns two spaces apart, the first to the left, a line of dashes under the head, no trailing spaces."""
+    wide = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = [_line(head, wide), "  ".join("-" * w for w in wide), *(_line(row, wide) for row in rows)]
+    return "".join(line.rstrip() + "\n" for line in lines)
+
+
+def _line(row: Sequence[str], wide: Sequence[int]) -> str:
+    return "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, wide, strict=True)))
+
+
+def _rich(rows: Sequence[Sequence[str]], file: TextIO) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    run, totals = result.run, result.run["totals"]
-    console = Console(soft_wrap=True) if not _is_terminal() else Console()
-    table = Table(title=None, show_edge=False, pad_edge=False)
-    for name, justify in (
-        ("stack", "left"),
-        ("BPB", "right"),
-        ("step", "right"),
-        ("95 % interval", "right"),
-        ("to base", "right"),
-    ):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_row("base", _bpb(totals["base_bpb"]), "", "", "")
-    for stage in run["stages"]:
-        interval = stage["ci95"]
-        table.add_row(
-            f"+ {stage['adapter']}",
-            _bpb(stage["bpb"]),
-            f"{stage['delta_bpb']:+.4f}",
-            f"{interval[0]:+.4f} .. {interval[1]:+.4f}" if interval else "one document",
-            f"{stage['bpb'] - totals['base_bpb']:+.4f}",
-        )
-    console.print(table)
-    seconds = run["seconds"]
-    forward, experts = seconds.get("forward", 0.0), seconds.get("experts", 0.0) + seconds.get("propose", 0.0)
-    console.print(
-        f"{totals['targets']:,} targets, {totals['bytes']:,} bytes, {run['documents']:,} documents  |  "
-        f"plan {run['settings']['plan']['name']}  |  {seconds['wall']:.1f} s (forward {forward:.1f}, experts {experts:.1f})"
-    )
-    if result.folder is not None:
-        console.print(f"kept in {result.folder}")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for i, name in enumerate(HEAD):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell, style=_colour(i, cell)) for i, cell in enumerate(row)))
+    Console(file=file, highlight=False).print(table)
+
+
+def _colour(column: int, cell: str) -> str:
+    """Green for fewer bits, red for more; the BPB itself in bold."""
+    if column == 1:
+        return "bold"
+    return {"-": "green", "+": "red"}.get(cell[:1], "") if column in (2, 4) else ""
 
 
 def _bpb(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _is_terminal() -> bool:
-    import sys
-
-    return sys.stdout.isatty()
