@@ -6,7 +6,6 @@ knows of neither.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,7 +22,6 @@ from harness.job import Job
 from harness.lines import Lines
 from harness.serve import setup_message, state_digest
 from harness.sharded import Crew, ShardedForward
-from harness.wire import Lost
 
 
 class Lead:
@@ -69,13 +67,10 @@ class Lead:
         return [ShardedForward(self.crew, sweep) for sweep in range(len(models))]
 
     def close(self) -> None:
-        """Let the others go.  When one is lost torchrun is ending the job: wait for nobody."""
+        """End rank 0's own thread and let the others go."""
         if self.crew is not None:
             self.crew.stop()
-        with contextlib.suppress(Lost):
-            self.lines.tell("stop")
-        for thread in self.lines.threads if self.lines.lost is None else ():
-            thread.join(10.0)
+        self.lines.farewell()
 
 
 class SharedLearner:

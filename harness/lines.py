@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections.abc import Callable
@@ -59,17 +60,32 @@ class Lines:
 
     def ask(self, rank: int, kind: str, arrays: dict[str, np.ndarray] | None = None, **values: Any) -> Message:
         """Ask a rank and wait.  One thread asks, so answers come in order."""
-        self.peers[rank].send(kind, arrays, **values)
+        self.send(rank, kind, arrays, **values)
         answer = self._patiently(self._answers[rank])
         if isinstance(answer, Lost):
             self._gone(answer)
         assert isinstance(answer, Message)
         return answer
 
+    def send(self, rank: int, kind: str, arrays: dict[str, np.ndarray] | None = None, **values: Any) -> None:
+        """A message that needs no answer.  Stopped or RankFailed when the rank is gone."""
+        try:
+            self.peers[rank].send(kind, arrays, **values)
+        except Lost as gone:
+            self._gone(gone)
+
     def tell(self, kind: str, arrays: dict[str, np.ndarray] | None = None, **values: Any) -> None:
         """The same message to every other rank."""
+        for rank in self.peers:
+            self.send(rank, kind, arrays, **values)
+
+    def farewell(self) -> None:
+        """Let the others go; who is gone already is not waited for."""
         for peer in self.peers.values():
-            peer.send(kind, arrays, **values)
+            with contextlib.suppress(Lost):
+                peer.send("stop")
+        for thread in self.threads if self.lost is None else ():
+            thread.join(PATIENCE)
 
     def _patiently(self, source: queue.Queue[Any]) -> Any:
         while True:

@@ -100,7 +100,7 @@ class Crew:
                 continue
             windows = np.array([[w.start, w.lo, w.hi] for w in unit.windows], dtype=np.int64)
             where = {"unit": unit.number, "sweep": unit.sweep, "chunk": unit.chunk}
-            self._lines.peers[lane.rank].send("run", {"windows": windows}, **where)
+            self._lines.send(lane.rank, "run", {"windows": windows}, **where)
 
     def _release(self, unit: Unit) -> None:
         del self._given[unit.number]
@@ -108,7 +108,7 @@ class Crew:
         if unit.rank == 0:
             self._kept.release(unit.number)
         else:
-            self._lines.peers[unit.rank].send("release", unit=unit.number)
+            self._lines.send(unit.rank, "release", unit=unit.number)
 
     def _wait(self, number: int, part: int) -> Part:
         while (number, part) not in self._ready:

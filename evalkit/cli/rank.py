@@ -9,30 +9,51 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 from evalkit.cli.eval import finish, resolve
 from evalkit.cli.main import build_parser, guarded
 from evalkit.cli.recipe import Recipe
 from evalkit.cli.session import say, threads_of
-from evalkit.cli.stop import on_sigterm
+from evalkit.cli.stop import last_resort, on_sigterm
+
+STOP_SECONDS = 8.0
+"""From SIGTERM to the end of rank 0, at most; torchrun's patience is longer."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Flags and recipe as for ``evalkit eval``; returns the exit code of this process."""
-    from harness.faults import LAUNCHED, last_words
+def main(argv: Sequence[str]) -> NoReturn:
+    """Flags and recipe as for ``evalkit eval``; ends this process."""
+    from harness.faults import last_words
 
-    leads = os.environ.get("RANK", "0") == "0"
-    if not leads:
+    if os.environ.get("RANK", "0") != "0":
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return _serve(argv)
-    code = guarded(lambda: _lead(build_parser("eval").parse_args(["eval", *argv])))
-    if code:
-        last_words("rank 0 has said why", code, said=True)
-    elif os.environ.get(LAUNCHED):
-        sys.stdout.flush()
-    return code
+        code = _serve(argv)
+    else:
+        with on_sigterm() as asked:
+            code = guarded(lambda: _lead(build_parser("eval").parse_args(["eval", *argv]), asked))
+            if code:
+                last_words("rank 0 has said why", code, said=True)
+            _leave(code)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Threads of gloo or NCCL that still wait for a dead rank must not decide how this ends, nor a second SIGTERM."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _leave_stuck(out: str | None) -> None:
+    """After SIGTERM, when the main thread does not come back: all that is booked is on disk."""
+    from evalkit.scoring.journal import read_journal
+    from harness.faults import note_stop
+
+    booked = read_journal(Path(out) / "journal.jsonl")[1] if out else []
+    note_stop(booked[-1].hi - 1 if booked else 0)
+    os._exit(0)
 
 
 def _job(recipe: Recipe, out: str | None) -> Any:
@@ -48,22 +69,22 @@ def _job(recipe: Recipe, out: str | None) -> Any:
     )
 
 
-def _lead(args: argparse.Namespace) -> int:
+def _lead(args: argparse.Namespace, asked: Callable[[], bool]) -> int:
     from evalkit.cli.session import execute
     from harness.faults import LAUNCHED, note_stop
     from harness.lead import Lead
 
     recipe = resolve(args)
-    with on_sigterm() as asked:
-        job = _job(recipe, args.out)
-        recipe.run.device, recipe.run.threads, recipe.run.nproc = job.device, job.threads, job.size
-        lead = Lead(job, asked)
-        say(job.describe())
-        try:
-            result = execute(recipe, args.out, stopping=asked, lead=lead)
-        finally:
-            lead.close()
-            job.close()
+    job = _job(recipe, args.out)
+    recipe.run.device, recipe.run.threads, recipe.run.nproc = job.device, job.threads, job.size
+    last_resort(STOP_SECONDS, lambda: _leave_stuck(args.out))
+    lead = Lead(job, asked)
+    say(job.describe())
+    try:
+        result = execute(recipe, args.out, stopping=asked, lead=lead)
+    finally:
+        lead.close()
+        job.close()
     if result.run["budget"]["stopped"] == "signal" and os.environ.get(LAUNCHED):
         note_stop(result.run["totals"]["targets"])  # the launcher knows who was asked, and speaks
         return 0
