@@ -35,3 +35,88 @@ class DirichletPpm:
     def frozen_at(self) -> int: ...
     @property
     def pairs(self) -> int: ...
+
+def smallest_mixer() -> int:
+    """Smallest memory bound of the counts of a Mixer, bytes."""
+
+class Mixer:
+    def __init__(
+        self,
+        vocab: int,
+        orders: list[int],
+        smoothing: str,
+        discount: float,
+        by: list[str],
+        update: str,
+        rate: float,
+        share: float,
+        prior: float,
+        bytes: int,
+    ) -> None: ...
+    def begin(self, first_token: int) -> None: ...
+    def score(
+        self,
+        tokens: Int32,
+        cands: Int32 | None,
+        p: Float64,
+        history: list[Float64],
+        entropy: Float64 | None,
+        top_id: Int32 | None,
+    ) -> Float64: ...
+    def row(
+        self, p: Float64, history: list[Float64], entropy: Float64 | None, top_id: Int32 | None
+    ) -> Float64: ...
+    def observe(self, token: int) -> None:
+        """Learn the target of the last row()."""
+    def replay(self, tokens: Int32) -> None:
+        """Count tokens without learning weights."""
+    def state(self) -> Float64: ...
+    def set_state(self, state: Float64) -> None: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def count_bytes(self) -> int:
+        """Memory of the counts alone: what the bound is about."""
+    @property
+    def frozen_at(self) -> int: ...
+    @property
+    def pairs(self) -> int: ...
+
+class LogBias:
+    def __init__(
+        self,
+        vocab: int,
+        bos: int,
+        stride: int,
+        fisher: bool,
+        rate: float,
+        global_prior: float,
+        document_prior: float,
+        previous_prior: float,
+        keep: float,
+        bytes: int,
+    ) -> None: ...
+    def begin(self, first_token: int) -> None: ...
+    def score(self, tokens: Int32, p: Float64) -> Float64: ...
+    def row(self, p: Float64) -> Float64: ...
+    def observe(self, token: int) -> None:
+        """Learn the target of the last row()."""
+    def state(self) -> Float64: ...
+    def set_state(self, state: Float64) -> None: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def previous_rows(self) -> int:
+        """Number of tokens with a bias of their own."""
+
+class Temperature:
+    def __init__(self, vocab: int, exponent: float, learn: bool, anchor: bool, prior: float) -> None: ...
+    def begin(self) -> None: ...
+    def score(self, tokens: Int32, p: Float64, model: Float64 | None, entropy: Float64 | None) -> Float64: ...
+    def row(self, p: Float64, model: Float64 | None, entropy: Float64 | None) -> Float64: ...
+    def observe(self, token: int) -> None:
+        """Learn the target of the last row()."""
+    def state(self) -> Float64: ...
+    def set_state(self, state: Float64) -> None: ...
+    @property
+    def bytes(self) -> int: ...

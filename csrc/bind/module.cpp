@@ -3,11 +3,15 @@
 
 namespace py = pybind11;
 
+void bind_bias(py::module_& m);
 void bind_floats(py::module_& m);
+void bind_hedge(py::module_& m);
 void bind_ppm(py::module_& m);
 
 PYBIND11_MODULE(_native, m) {
     m.doc() = "The kernels of evalkit: plain C++ behind checked arrays.";
+    bind_bias(m);
     bind_floats(m);
+    bind_hedge(m);
     bind_ppm(m);
 }

@@ -25,6 +25,10 @@ from evalkit.settings import make_settings, split_spec
 
 BUILT_IN = {
     "ppm": "evalkit.adapters.ppm:Ppm",
+    "hedge": "evalkit.adapters.hedge:Hedge",
+    "backoff": "evalkit.adapters.backoff:Backoff",
+    "log_bias": "evalkit.adapters.log_bias:LogBias",
+    "temperature": "evalkit.adapters.temperature:Temperature",
     "full_ttt": "evalkit.adapters.full_ttt:FullTtt",
     "lora_ttt": "evalkit.adapters.lora_ttt:LoraTtt",
     "muon_ttt": "evalkit.adapters.muon_ttt:MuonTtt",

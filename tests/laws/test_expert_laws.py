@@ -20,6 +20,14 @@ EXPERTS = [
     "ppm:escape=dirichlet",
     "ppm:escape=dirichlet,c=4,min_count=2",
     "ppm:escape=dirichlet,orders=1..9,c=0.5",
+    "backoff",
+    "backoff:smoothing=witten_bell,order=4,by=[order,count,entropy,agreement]",
+    "hedge",
+    "ppm|backoff:order=3|hedge:update=hedge,by=[top,agreement],orders=[2,4]",
+    "log_bias",
+    "log_bias:precondition=adagrad,stride=7,previous_prior=2,keep=0.5",
+    "temperature:learn=false,temperature=1.4",
+    "ppm|log_bias|temperature|hedge:by=[]",
 ]
 
 each_expert = pytest.mark.parametrize("spec", EXPERTS)

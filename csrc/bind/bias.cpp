@@ -1,0 +1,149 @@
+#include "../core/bias.hpp"
+
+#include "../core/temperature.hpp"
+#include "checks.hpp"
+
+namespace evalkit::bind {
+namespace {
+
+// What both row kernels take: tokens [n], p [n, vocab].
+std::size_t check_rows(const Int32& tokens, const Float64& p, std::uint32_t vocab) {
+    const std::size_t n = length(tokens, "tokens");
+    check_ids(tokens, 0, vocab, "tokens");
+    check_shape(p, n, vocab, "p");
+    return n;
+}
+
+void check_row(const Float64& p, std::uint32_t vocab, const char* name) {
+    if (length(p, name) != vocab)
+        throw py::value_error(std::string(name) + " must have one entry per token of the vocabulary");
+}
+
+const double* optional(const py::object& x, std::size_t size, const char* name) {
+    if (x.is_none()) return nullptr;
+    if (!py::isinstance<Float64>(x)) throw py::type_error(std::string(name) + " must be None or a C-ordered float64 array");
+    const auto a = py::reinterpret_borrow<Float64>(x);
+    if (static_cast<std::size_t>(a.size()) != size)
+        throw py::value_error(std::string(name) + " must have " + std::to_string(size) + " entries");
+    return a.data();
+}
+
+Float64 copy_out(const std::vector<double>& x) { return Float64(static_cast<py::ssize_t>(x.size()), x.data()); }
+
+class BiasFace {
+ public:
+    explicit BiasFace(const BiasSettings& settings) : vocab_(settings.vocab), bias_(settings) {}
+
+    void begin(std::int64_t first_token) { bias_.begin(check_id(first_token, vocab_, "first_token")); }
+
+    Float64 score(const Int32& tokens, const Float64& p) {
+        const std::size_t n = check_rows(tokens, p, vocab_);
+        Float64 out({p.shape(0), p.shape(1)});
+        const std::int32_t* x = tokens.data();
+        const double* from = p.data();
+        double* to = out.mutable_data();
+        const py::gil_scoped_release quiet;
+        bias_.score(x, n, from, to);
+        return out;
+    }
+
+    Float64 row(const Float64& p) {
+        check_row(p, vocab_, "p");
+        Float64 out(p.shape(0));
+        bias_.row(p.data(), out.mutable_data());
+        return out;
+    }
+
+    void observe(std::int64_t token) { bias_.observe(check_id(token, vocab_, "token")); }
+    Float64 state() const { return copy_out(bias_.state()); }
+    void set_state(const Float64& state) { bias_.set_state(state.data(), length(state, "state")); }
+    const LogBias& bias() const { return bias_; }
+
+ private:
+    std::uint32_t vocab_;
+    LogBias bias_;
+};
+
+class TemperatureFace {
+ public:
+    explicit TemperatureFace(const TemperatureSettings& settings)
+        : vocab_(settings.vocab), learn_(settings.learn), temperature_(settings) {}
+
+    void begin() { temperature_.begin(); }
+
+    Float64 score(const Int32& tokens, const Float64& p, const py::object& model, const py::object& entropy) {
+        const std::size_t n = check_rows(tokens, p, vocab_);
+        const double* anchor = optional(model, n * vocab_, "model");
+        const double* nats = entropies(entropy, n);
+        Float64 out({p.shape(0), p.shape(1)});
+        const std::int32_t* x = tokens.data();
+        const double* from = p.data();
+        double* to = out.mutable_data();
+        const py::gil_scoped_release quiet;
+        temperature_.score(x, n, from, anchor, nats, to);
+        return out;
+    }
+
+    Float64 row(const Float64& p, const py::object& model, const py::object& entropy) {
+        check_row(p, vocab_, "p");
+        Float64 out(p.shape(0));
+        temperature_.row(p.data(), optional(model, vocab_, "model"), entropies(entropy, 1), out.mutable_data());
+        return out;
+    }
+
+    void observe(std::int64_t token) { temperature_.observe(check_id(token, vocab_, "token")); }
+    Float64 state() const { return copy_out(temperature_.state()); }
+    void set_state(const Float64& state) { temperature_.set_state(state.data(), length(state, "state")); }
+    std::size_t bytes() const { return temperature_.bytes(); }
+
+ private:
+    const double* entropies(const py::object& entropy, std::size_t n) const {
+        const double* nats = optional(entropy, n, "entropy");
+        if (learn_ && nats == nullptr) throw py::value_error("entropy must be given where exponents are learned");
+        return nats;
+    }
+
+    std::uint32_t vocab_;
+    bool learn_;
+    Temperature temperature_;
+};
+
+}  // namespace
+}  // namespace evalkit::bind
+
+void bind_bias(pybind11::module_& m) {
+    namespace py = pybind11;
+    using namespace evalkit::bind;
+    py::class_<BiasFace>(m, "LogBias")
+        .def(py::init([](std::uint32_t vocab, std::int64_t bos, std::size_t stride, bool fisher, double rate,
+                         double global_prior, double document_prior, double previous_prior, double keep,
+                         std::size_t bytes) {
+                 return std::make_unique<BiasFace>(evalkit::BiasSettings{vocab, bos, stride, fisher, rate, global_prior,
+                                                                         document_prior, previous_prior, keep, bytes});
+             }),
+             py::arg("vocab"), py::arg("bos"), py::arg("stride"), py::arg("fisher"), py::arg("rate"),
+             py::arg("global_prior"), py::arg("document_prior"), py::arg("previous_prior"), py::arg("keep"),
+             py::arg("bytes"))
+        .def("begin", &BiasFace::begin, py::arg("first_token"))
+        .def("score", &BiasFace::score, py::arg("tokens").noconvert(), py::arg("p").noconvert())
+        .def("row", &BiasFace::row, py::arg("p").noconvert())
+        .def("observe", &BiasFace::observe, py::arg("token"))
+        .def("state", &BiasFace::state)
+        .def("set_state", &BiasFace::set_state, py::arg("state").noconvert())
+        .def_property_readonly("bytes", [](const BiasFace& f) { return f.bias().bytes(); })
+        .def_property_readonly("previous_rows", [](const BiasFace& f) { return f.bias().previous_rows(); });
+    py::class_<TemperatureFace>(m, "Temperature")
+        .def(py::init([](std::uint32_t vocab, double exponent, bool learn, bool anchor, double prior) {
+                 return std::make_unique<TemperatureFace>(
+                     evalkit::TemperatureSettings{vocab, exponent, learn, anchor, prior});
+             }),
+             py::arg("vocab"), py::arg("exponent"), py::arg("learn"), py::arg("anchor"), py::arg("prior"))
+        .def("begin", &TemperatureFace::begin)
+        .def("score", &TemperatureFace::score, py::arg("tokens").noconvert(), py::arg("p").noconvert(),
+             py::arg("model"), py::arg("entropy"))
+        .def("row", &TemperatureFace::row, py::arg("p").noconvert(), py::arg("model"), py::arg("entropy"))
+        .def("observe", &TemperatureFace::observe, py::arg("token"))
+        .def("state", &TemperatureFace::state)
+        .def("set_state", &TemperatureFace::set_state, py::arg("state").noconvert())
+        .def_property_readonly("bytes", &TemperatureFace::bytes);
+}

@@ -1,0 +1,156 @@
+#include <pybind11/stl.h>
+
+#include "../core/hedge.hpp"
+#include "checks.hpp"
+
+namespace evalkit::bind {
+namespace {
+
+class MixerFace {
+ public:
+    explicit MixerFace(MixerSettings settings) : vocab_(settings.vocab), by_(settings.by), mixer_(std::move(settings)) {}
+
+    void begin(std::int64_t first_token) { mixer_.begin(check_id(first_token, vocab_, "first_token")); }
+
+    Float64 score(const Int32& tokens, const py::object& cands, const Float64& p, const std::vector<Float64>& past,
+                  const py::object& entropy, const py::object& top_id) {
+        const std::size_t k = check_columns(tokens, cands, p, vocab_);
+        const auto n = static_cast<std::size_t>(tokens.size());
+        std::vector<const double*> stages;
+        for (const Float64& stage : past) {
+            check_shape(stage, n, k, "each array of history");
+            stages.push_back(stage.data());
+        }
+        const MixerSide side = check_side(entropy, top_id, n);
+        Float64 out({p.shape(0), p.shape(1)});
+        const std::int32_t* ids = data_or_null(cands);
+        const std::int32_t* x = tokens.data();
+        const double* from = p.data();
+        double* to = out.mutable_data();
+        const py::gil_scoped_release quiet;
+        mixer_.score(x, n, ids, k, from, stages, side, to);
+        return out;
+    }
+
+    Float64 row(const Float64& p, const std::vector<Float64>& past, const py::object& entropy, const py::object& top_id) {
+        check_row(p, "p");
+        std::vector<const double*> stages;
+        for (const Float64& stage : past) {
+            check_row(stage, "each array of history");
+            stages.push_back(stage.data());
+        }
+        const MixerSide side = check_side(entropy, top_id, 1);
+        Float64 out(p.shape(0));
+        mixer_.row(p.data(), stages, side, out.mutable_data());
+        return out;
+    }
+
+    void observe(std::int64_t token) { mixer_.observe(check_id(token, vocab_, "token")); }
+
+    void replay(const Int32& tokens) {
+        const std::size_t n = length(tokens, "tokens");
+        check_ids(tokens, 0, vocab_, "tokens");
+        const std::int32_t* x = tokens.data();
+        const py::gil_scoped_release quiet;
+        mixer_.replay(x, n);
+    }
+
+    Float64 state() const {
+        const std::vector<double> all = mixer_.state();
+        return Float64(static_cast<py::ssize_t>(all.size()), all.data());
+    }
+
+    void set_state(const Float64& state) { mixer_.set_state(state.data(), length(state, "state")); }
+
+    const Mixer& mixer() const { return mixer_; }
+
+ private:
+    void check_row(const Float64& p, const char* name) const {
+        if (length(p, name) != vocab_)
+            throw py::value_error(std::string(name) + " must have one entry per token of the vocabulary");
+    }
+
+    MixerSide check_side(const py::object& entropy, const py::object& top_id, std::size_t n) const {
+        MixerSide side{nullptr, nullptr};
+        if (by_.entropy) {
+            if (!py::isinstance<Float64>(entropy)) throw py::type_error("entropy must be a C-ordered float64 array");
+            const auto x = py::reinterpret_borrow<Float64>(entropy);
+            if (length(x, "entropy") != n) throw py::value_error("entropy must have one entry per target");
+            side.entropy = x.data();
+        }
+        if (by_.agreement) {
+            if (!py::isinstance<Int32>(top_id)) throw py::type_error("top_id must be a C-ordered int32 array");
+            const auto x = py::reinterpret_borrow<Int32>(top_id);
+            if (length(x, "top_id") != n) throw py::value_error("top_id must have one entry per target");
+            check_ids(x, 0, vocab_, "top_id");
+            side.top_id = x.data();
+        }
+        return side;
+    }
+
+    std::uint32_t vocab_;
+    BucketChoice by_;
+    Mixer mixer_;
+};
+
+template <class T>
+T named(const std::string& name, const std::vector<std::pair<const char*, T>>& known, const char* what) {
+    for (const auto& [word, value] : known)
+        if (name == word) return value;
+    throw py::value_error(std::string("unknown ") + what + " '" + name + "'");
+}
+
+std::unique_ptr<MixerFace> make_mixer(std::uint32_t vocab, std::vector<int> orders, const std::string& smoothing,
+                                      double discount, const std::vector<std::string>& by, const std::string& update,
+                                      double rate, double share, double prior, std::size_t bytes) {
+    MixerSettings s;
+    s.vocab = vocab;
+    s.orders = std::move(orders);
+    s.smoothing = named<Smoothing>(smoothing,
+                                   {{"witten_bell", Smoothing::kWittenBell},
+                                    {"absolute", Smoothing::kAbsolute},
+                                    {"kneser_ney", Smoothing::kKneserNey}},
+                                   "smoothing");
+    s.discount = discount;
+    for (const std::string& each : by) {
+        bool BucketChoice::*field = named<bool BucketChoice::*>(each,
+                                                                {{"order", &BucketChoice::order},
+                                                                 {"count", &BucketChoice::count},
+                                                                 {"top", &BucketChoice::top},
+                                                                 {"entropy", &BucketChoice::entropy},
+                                                                 {"agreement", &BucketChoice::agreement}},
+                                                                "bucket");
+        s.by.*field = true;
+    }
+    s.update = named<Update>(update, {{"hedge", Update::kHedge}, {"soft_bayes", Update::kSoftBayes}}, "update");
+    s.rate = rate;
+    s.share = share;
+    s.prior = prior;
+    s.bytes = bytes;
+    return std::make_unique<MixerFace>(std::move(s));
+}
+
+}  // namespace
+}  // namespace evalkit::bind
+
+void bind_hedge(pybind11::module_& m) {
+    namespace py = pybind11;
+    using namespace evalkit::bind;
+    m.def("smallest_mixer", &evalkit::NgramCounts::smallest);
+    py::class_<MixerFace>(m, "Mixer")
+        .def(py::init(&make_mixer), py::arg("vocab"), py::arg("orders"), py::arg("smoothing"), py::arg("discount"),
+             py::arg("by"), py::arg("update"), py::arg("rate"), py::arg("share"), py::arg("prior"), py::arg("bytes"))
+        .def("begin", &MixerFace::begin, py::arg("first_token"))
+        .def("score", &MixerFace::score, py::arg("tokens").noconvert(), py::arg("cands"), py::arg("p").noconvert(),
+             py::arg("history").noconvert(), py::arg("entropy"), py::arg("top_id"))
+        .def("row", &MixerFace::row, py::arg("p").noconvert(), py::arg("history").noconvert(), py::arg("entropy"),
+             py::arg("top_id"))
+        .def("observe", &MixerFace::observe, py::arg("token"))
+        .def("replay", &MixerFace::replay, py::arg("tokens").noconvert())
+        .def("state", &MixerFace::state)
+        .def("set_state", &MixerFace::set_state, py::arg("state").noconvert())
+        .def_property_readonly("bytes", [](const MixerFace& f) { return f.mixer().bytes(); })
+        .def_property_readonly("count_bytes", [](const MixerFace& f) { return f.mixer().counts().bytes(); })
+        .def_property_readonly("frozen_at", [](const MixerFace& f) { return f.mixer().counts().frozen_at(); })
+        .def_property_readonly("pairs", [](const MixerFace& f) { return f.mixer().counts().pairs(); });
+}
