@@ -137,7 +137,9 @@ def execute(
     ``stopping``: True once the process was asked to end.  ``lead``: the harness's rank 0, when there are ranks.
     """
     from evalkit.cli.progress import Progress
-    from evalkit.scoring.score import ScoreOptions, score
+    from evalkit.scoring.score import ScoreOptions, run_folder, score
+
+    run_folder(out)  # refuse a folder that cannot be written before the model is opened
 
     run = recipe.run
     guard = make_guard(recipe, stopping)

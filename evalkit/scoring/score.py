@@ -101,7 +101,7 @@ def score(
     stages = ("model", *(a.name for a in [*compared, *experts]))
     settings = json.loads(json.dumps(_settings(plan, adapters, options)))  # tuples become lists, as in the files
     fingerprint = _fingerprint(model, stream, settings)
-    folder = _folder(out)
+    folder = run_folder(out)
     models = [model]
     for learner in learners:
         models.append(learner.attach(models[-1], info))
@@ -261,7 +261,8 @@ def _fingerprint(model: Any, stream: Any, settings: dict[str, Any]) -> dict[str,
     }
 
 
-def _folder(out: Path | str | None) -> Path | None:
+def run_folder(out: Path | str | None) -> Path | None:
+    """Make the run directory; InputError when it cannot be written."""
     if out is None:
         return None
     folder = Path(out)
