@@ -3,45 +3,86 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evalkit.errors import InputError
-from evalkit.scoring.result import read_documents
+from evalkit.report.elements import flat
+from evalkit.scoring.result import SCHEMA, read_documents
 from evalkit.scoring.statistics import paired_interval
 from evalkit.units import LN2, bits_per_byte, total_nats
 
-FIELD_NATS = 0.005
-"""The field's bar for a new record: nats per token (openai/parameter-golf, README)."""
+COLUMNS = ("document", "name", "bytes", "targets", "nats", "nats_base")
+READ = {"fingerprint": ("text", "tokenizer", "model"), "totals": ("targets", "bytes"), "settings": ("plan",)}
+FEW_DOCUMENTS = 10
+"""Below it a bootstrap interval is known to be too narrow."""
+LARGEST = 5
+CALLING = ("checkpoint", "tokenizer", "text", "device", "threads", "nproc", "limit_tokens", "budget_seconds")
+"""Settings that say how a run was called; what they decide shows in the fingerprint."""
 
 
-def read_run(folder: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """run.json and the document columns of a finished run.  InputError when the folder holds none."""
+@dataclass(frozen=True)
+class Run:
+    """run.json and the document columns of a run directory."""
+
+    folder: Path
+    run: dict[str, Any]
+    documents: dict[str, list[Any]]
+
+    @property
+    def tokenizer(self) -> str:
+        return self.run["fingerprint"]["tokenizer"]
+
+
+def read_run(folder: Path) -> Run:
+    """InputError when the folder holds no run, one of a later format, or one that booked nothing."""
     path = folder / "run.json"
     if not path.is_file():
         raise InputError(f"{folder}: no run.json there; give the --out folder of a finished 'evalkit eval'")
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
-        return run, read_documents(folder)
-    except (ValueError, OSError) as fault:
-        raise InputError(f"{folder}: the run cannot be read ({fault})") from None
+        schema = run["schema"]
+        documents = {name: list(column) for name, column in read_documents(folder).items()}
+        _ = [run[part][key] for part, keys in READ.items() for key in keys], run["complete"], run["bytes_from"]
+    except (ValueError, OSError, KeyError, TypeError) as fault:
+        raise InputError(
+            f"{folder}: the run cannot be read ({type(fault).__name__}: {fault}); score it again into another --out"
+        ) from None
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise InputError(
+            f"{folder}: run.json has schema {schema}, this evalkit reads up to {SCHEMA}; install a newer one"
+        )
+    if not documents or not run["totals"]["bytes"]:
+        raise InputError(f"{folder}: the run booked no byte, so there is nothing to compare")
+    missing = [name for name in COLUMNS if name not in documents]
+    if missing:
+        raise InputError(f"{folder}: its documents have no column {', '.join(missing)}")
+    return Run(folder, run, documents)
 
 
-def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """What makes two runs incomparable: the text, the plan, or coverage."""
-    found = []
-    if (
-        a["fingerprint"]["text"] != b["fingerprint"]["text"]
-        or a["fingerprint"]["tokenizer"] != b["fingerprint"]["tokenizer"]
-    ):
-        found.append("text or tokenizer")
-    if a["settings"]["plan"] != b["settings"]["plan"]:
-        found.append(f"plan ({a['settings']['plan']} against {b['settings']['plan']})")
-    if a["totals"]["targets"] != b["totals"]["targets"]:
-        found.append(f"targets ({a['totals']['targets']:,} against {b['totals']['targets']:,})")
+def differences(a: Run, b: Run) -> list[str]:
+    """What makes two runs incomparable: tokenizer, text, plan, coverage."""
+    found, one, two = list[str](), a.run, b.run
+    if a.tokenizer != b.tokenizer:
+        found.append("tokenizer")
+    elif one["fingerprint"]["text"] != two["fingerprint"]["text"]:
+        found.append("text")
+    if one["settings"]["plan"] != two["settings"]["plan"]:
+        found.append(f"plan ({_words(one['settings']['plan'])} against {_words(two['settings']['plan'])})")
+    if one["totals"]["targets"] != two["totals"]["targets"]:
+        found.append(f"targets ({one['totals']['targets']:,} against {two['totals']['targets']:,})")
+    if one["bytes_from"] != two["bytes_from"]:
+        found.append(f"where bytes come from ({one['bytes_from']} against {two['bytes_from']})")
     return found
+
+
+def _words(plan: dict[str, Any]) -> str:
+    settings = ",".join(f"{k}={v}" for k, v in plan.items() if k != "name")
+    return f"{plan.get('name')}:{settings}" if settings else str(plan.get("name"))
 
 
 def compare(
@@ -49,79 +90,108 @@ def compare(
 ) -> dict[str, Any]:
     """B minus A in BPB with a 95 % interval over documents, and the documents that differ most.
 
-    ``column``: "nats" (adapted) or "nats_base".  InputError when the documents cannot be paired, or when plans differ
-    and ``force`` is not given.
+    ``column``: "nats" (adapted) or "nats_base".  InputError when text, plan or coverage differ; with ``force`` they
+    are compared all the same, on the documents that both scored, and the result says so.
     """
-    (run_a, docs_a), (run_b, docs_b) = read_run(folder_a), read_run(folder_b)
-    unlike = differences(run_a, run_b)
-    if docs_a["document"] != docs_b["document"] or docs_a["bytes"] != docs_b["bytes"]:
-        raise InputError(
-            f"{folder_a} and {folder_b} scored different documents, so they cannot be paired; differ in: "
-            f"{', '.join(unlike) or 'documents'}"
-        )
+    a, b = read_run(folder_a), read_run(folder_b)
+    unlike = differences(a, b)
     if unlike and not force:
         raise InputError(f"{folder_a} and {folder_b} differ in {'; '.join(unlike)}; --force compares them all the same")
-    a, b = (np.array(d[column], dtype=np.float64) for d in (docs_a, docs_b))
-    size = np.array(docs_a["bytes"], dtype=np.float64)
-    interval = paired_interval(b - a, size, seed)
+    rows_a, rows_b = pair(a, b)
+    size = _column(a, "bytes", rows_a)
+    delta = _column(b, column, rows_b) - _column(a, column, rows_a)
     total = int(size.sum())
-    delta = bits_per_byte(total_nats(b - a), total)
+    if not total:
+        raise InputError(f"{folder_a} and {folder_b}: the documents that both scored have no bytes")
+    interval = paired_interval(delta, size, seed)
+    one, two = _side(a, column, rows_a, total), _side(b, column, rows_b, total)
+    same_tokens = a.tokenizer == b.tokenizer
     return {
         "schema": 1,
-        "a": {"run": str(folder_a), "bpb": bits_per_byte(total_nats(a), total)},
-        "b": {"run": str(folder_b), "bpb": bits_per_byte(total_nats(b), total)},
-        "delta_bpb": delta,
-        "delta_nats_per_token": total_nats(b - a) / run_a["totals"]["targets"],
+        "column": column,
+        "a": one,
+        "b": two,
+        "delta_bpb": bits_per_byte(total_nats(delta), total),
+        "delta_nats_per_token": two["nats_per_token"] - one["nats_per_token"] if same_tokens else None,
         "ci95": list(interval) if interval else None,
-        "documents": len(size),
+        "documents": len(rows_a),
+        "left_out": [len(a.documents["bytes"]) - len(rows_a), len(b.documents["bytes"]) - len(rows_b)],
         "distinguishable": bool(interval and (interval[0] > 0 or interval[1] < 0)),
+        "forced": bool(unlike),
         "differs_in": unlike,
-        "largest": _largest(docs_a, b - a, size),
+        "settings": changed_settings(a, b),
+        "notes": _notes(a, b, len(rows_a)),
+        "largest": _largest(a, rows_a, delta, size),
     }
 
 
-def _largest(docs: dict[str, list[Any]], delta: np.ndarray, size: np.ndarray, count: int = 5) -> list[dict[str, Any]]:
-    order = np.argsort(-np.abs(delta))[:count]
+def pair(a: Run, b: Run) -> tuple[list[int], list[int]]:
+    """Row numbers of the same documents in each: position by position where the lists agree, else by name and bytes."""
+    if all(a.documents[k] == b.documents[k] for k in ("document", "bytes")):
+        rows = list(range(len(a.documents["bytes"])))
+        return rows, rows
+    index = {key: i for i, key in enumerate(_keys(b))}
+    pairs = [(i, index[key]) for i, key in enumerate(_keys(a)) if key in index]
+    if not pairs:
+        raise InputError(
+            f"{a.folder} and {b.folder} have no document in common (by name and bytes), so they cannot be paired"
+        )
+    return [i for i, _ in pairs], [j for _, j in pairs]
+
+
+def _keys(run: Run) -> list[tuple[Any, Any, int]]:
+    """(name, bytes, how often this pair was seen before), one a document."""
+    seen, keys = Counter[tuple[Any, Any]](), []
+    for key in zip(run.documents["name"], run.documents["bytes"], strict=True):
+        keys.append((*key, seen[key]))
+        seen[key] += 1
+    return keys
+
+
+def _column(run: Run, name: str, rows: list[int]) -> np.ndarray:
+    return np.array(run.documents[name], dtype=np.float64)[rows]
+
+
+def _side(run: Run, column: str, rows: list[int], total: int) -> dict[str, Any]:
+    nats, targets = total_nats(_column(run, column, rows)), int(_column(run, "targets", rows).sum())
+    return {
+        "run": str(run.folder),
+        "bpb": bits_per_byte(nats, total),
+        "nats_per_token": nats / targets,
+        "complete": run.run["complete"],
+    }
+
+
+def changed_settings(a: Run, b: Run) -> list[list[str]]:
+    """[setting, in A, in B] of every setting that differs, and the model when its fingerprint does."""
+    one, two = (dict(flat({k: v for k, v in r.run["settings"].items() if k not in CALLING})) for r in (a, b))
+    one["model"], two["model"] = (_model(r) for r in (a, b))
+    if a.run["fingerprint"]["model"] == b.run["fingerprint"]["model"]:
+        one["model"] = two["model"] = ""
+    return [[k, one.get(k, "-"), two.get(k, "-")] for k in {**one, **two} if one.get(k) != two.get(k)]
+
+
+def _model(run: Run) -> str:
+    return f"{run.run['settings'].get('checkpoint', '')} ({run.run['fingerprint']['model'][:8]})".strip()
+
+
+def _notes(a: Run, b: Run, documents: int) -> list[str]:
+    found = [f"{r.folder} is incomplete: its run was stopped early" for r in (a, b) if not r.run["complete"]]
+    if 1 < documents < FEW_DOCUMENTS:
+        found.append(f"{documents} documents are few: the interval is narrower than it should be")
+    return found
+
+
+def _largest(a: Run, rows: list[int], delta: np.ndarray, size: np.ndarray) -> list[dict[str, Any]]:
+    order = np.argsort(-np.abs(delta), kind="stable")[:LARGEST]
     return [
         {
-            "document": docs["document"][i],
-            "name": docs["name"][i],
-            "bytes": docs["bytes"][i],
+            "document": a.documents["document"][rows[i]],
+            "name": a.documents["name"][rows[i]],
+            "bytes": a.documents["bytes"][rows[i]],
             "delta_bits": float(delta[i] / LN2),
             "delta_bpb": float(delta[i] / LN2 / size[i]) if size[i] else None,
         }
         for i in order.tolist()
+        if delta[i]
     ]
-
-
-def over_seeds(pairs: list[tuple[Path, Path]]) -> dict[str, Any]:
-    """The field's rule over seeds: better by 0.005 nats/token at p < 0.01 (one-sided paired t test).
-
-    Needs at least 2 pairs of runs that differ in their seed only.
-    """
-    import math
-
-    gains = np.array([-compare(a, b, force=True)["delta_nats_per_token"] for a, b in pairs])
-    if len(gains) < 2:
-        raise InputError(f"the field's rule needs runs of at least 2 seeds, got {len(gains)} pair")
-    excess = gains - FIELD_NATS
-    spread = float(excess.std(ddof=1)) / math.sqrt(len(excess))
-    t = math.inf if spread == 0 and excess.mean() > 0 else float(excess.mean()) / max(spread, 1e-300)
-    p = 1.0 - _student_cdf(t, len(excess) - 1)
-    return {"gain_nats_per_token": float(gains.mean()), "bar": FIELD_NATS, "t": t, "p": p, "record": p < 0.01}
-
-
-def _student_cdf(t: float, freedom: int) -> float:
-    """Student's t by Simpson's rule over its density; within 1e-9 for |t| < 1e3, freedom >= 1."""
-    import math
-
-    if not math.isfinite(t):
-        return 1.0 if t > 0 else 0.0
-    angle = math.atan(abs(t) / math.sqrt(freedom))
-    x = np.linspace(0.0, angle, 20001)
-    y = np.cos(x) ** (freedom - 1)
-    step = angle / 20000
-    area = step / 3 * float(y[0] + y[-1] + 4 * y[1:-1:2].sum() + 2 * y[2:-1:2].sum())
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
-    half = scale * area
-    return 0.5 + half if t > 0 else 0.5 - half
