@@ -28,6 +28,11 @@ class DocumentLoraModel(LoraModel):
         if self._document is not None:
             self._document.place(windows)
 
+    def pass_over(self, first: int, ids: Tensor) -> None:
+        super().pass_over(first, ids)
+        if self._document is not None:
+            self._document.pass_over(first, ids)
+
     @contextmanager
     def everywhere(self) -> Iterator[None]:
         """Inside, every position counts: training sequences hold one document only."""

@@ -36,6 +36,10 @@ class SlotModel(SplitModel):
         self.document.place(windows)
         self._placed = tuple(windows)
 
+    def pass_over(self, first: int, ids: Tensor) -> None:
+        super().pass_over(first, ids)
+        self.document.pass_over(first, ids)
+
     def logits(self, ids: Tensor) -> Tensor:
         hidden = self.inner.hidden(ids)
         self._keep(hidden)

@@ -50,11 +50,19 @@ class CurrentDocument:
             raise EvalkitError(
                 f"a per-document state saw no windows for targets {self._seen_to}..{self._windows[0].lo - 1}"
             )
-        self._seen_to = max(self._seen_to, *(w.hi for w in self._windows))
+        self._remember(rows, positions, max(w.hi for w in self._windows))
+
+    def _remember(self, rows: Tensor, positions: Tensor, seen_to: int) -> None:
+        self._seen_to = max(self._seen_to, seen_to)
         found = positions[(rows == self.bos_id) & (positions >= self.next_target)]
         if len(found):
             first = int(found.min())
             self._next_bos = first if self._next_bos is None else min(first, self._next_bos)
+
+    def pass_over(self, first: int, ids: Tensor) -> None:
+        """ids [n] at stream positions first.. were inputs of windows that another process ran, before the next ones."""
+        positions = torch.arange(first, first + len(ids), device=ids.device)
+        self._remember(ids, positions, first + len(ids) + 1)
 
     def observe(self, receipt: Receipt) -> bool:
         """Move on past a booked chunk; True when a new document has begun in it."""

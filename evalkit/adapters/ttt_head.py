@@ -32,6 +32,11 @@ class SplitModel:
         if hasattr(self.inner, "place"):
             self.inner.place(windows)
 
+    def pass_over(self, first: int, ids: Tensor) -> None:
+        """ids [n] at stream positions first.. were inputs of windows that another process ran."""
+        if hasattr(self.inner, "pass_over"):
+            self.inner.pass_over(first, ids)
+
     def hidden(self, ids: Tensor) -> Tensor:
         """int64 [B, L] -> [B, L, D]"""
         return self.inner.hidden(ids)

@@ -46,6 +46,7 @@ class Forward:
         self.model, self.plan, self.tokens = model, plan, tokens
         self.needs, self.groups, self.batch_tokens = needs, groups, batch_tokens
         self._state: Any = None
+        self._seen = 0
 
     def batches(self, chunk: Chunk) -> Iterator[BatchRows]:
         """Rows of the chunk's targets, batch by batch, in stream order."""
@@ -54,6 +55,7 @@ class Forward:
 
     def rows(self, unit: Sequence[Window]) -> Iterator[BatchRows]:
         """Rows of one unit of the plan: one batch, or one per block where the plan carries a state on."""
+        self._catch_up(unit)
         if not self.plan.carries:
             yield BatchRows(unit[0].lo, unit[-1].hi, self._windows(unit), self.needs, self.groups)
             return
@@ -61,6 +63,14 @@ class Forward:
             yield BatchRows(window.lo, window.hi, self._carry(window), self.needs, self.groups)
         if not self.plan.carries_on:
             self._state = None
+
+    def _catch_up(self, unit: Sequence[Window]) -> None:
+        """Show a model that a learner made the inputs before this unit that another process ran, if any."""
+        begin = unit[0].lo - 1
+        if begin > self._seen and hasattr(self.model, "pass_over"):
+            ids = np.asarray(self.tokens[self._seen : begin], dtype=np.int64)
+            self.model.pass_over(self._seen, torch.from_numpy(ids).to(self.model.device))
+        self._seen = unit[-1].hi - 1
 
     def _place(self, windows: Sequence[Window]) -> None:
         """Tell a model that a learner made where the next call's windows lie."""

@@ -127,15 +127,25 @@ def _units(plan: Plan, stream: Any) -> int:
     return sum(len(list(plan.units(chunk, OPTIONS.batch_tokens))) for chunk in chunks)
 
 
-@pytest.mark.parametrize(
-    "learner", ["full_ttt:chunk=256,lr=0.05,seq_len=32,batch=3", "muon_ttt:chunk=256,seq_len=32,batch=3"]
+TRAINED = "chunk=256,seq_len=32,batch=3"
+LEARNERS = (
+    f"full_ttt:{TRAINED},lr=0.05",
+    f"muon_ttt:{TRAINED}",
+    f"lora_ttt:{TRAINED},lr=0.1,reset=document",
+    "slot:reuse=false",
 )
-def test_learners_score_the_same_bits_on_any_number_of_ranks(checkpoint: Path, text: Path, learner: str) -> None:
+
+
+@pytest.mark.parametrize("plan", ["disjoint", "banded"])
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_learners_score_the_same_bits_on_any_number_of_ranks(
+    checkpoint: Path, text: Path, learner: str, plan: str
+) -> None:
     make = parts_of(checkpoint, text, (learner, "ppm"))
-    whole = alone(make, PLANS["disjoint"])
+    whole = alone(make, PLANS[plan])
     assert whole.run["stages"][0]["delta_bpb"] != 0.0
     for size in (2, 3):
-        assert_same(whole, score_on_threads(size, make, PLANS["disjoint"], OPTIONS))
+        assert_same(whole, score_on_threads(size, make, PLANS[plan], OPTIONS))
 
 
 def test_a_plan_that_carries_on_for_ever_is_refused_for_ranks_and_runs_alone(checkpoint: Path, text: Path) -> None:
