@@ -92,7 +92,10 @@ def as_float64(x: Float64) -> Float64:
 def set_state(core: Any, state: bytes, name: str) -> None:
     """Give a kernel its state back.  EvalkitError when the bytes are not one of its states."""
     try:
-        core.set_state(np.frombuffer(state, np.float64).copy())
+        values = np.frombuffer(state, np.float64).copy()
+        if not np.isfinite(values).all():
+            raise ValueError("it holds numbers that are not finite")
+        core.set_state(values)
     except ValueError as fault:
         raise EvalkitError(f"{name}: the snapshot of {len(state)} bytes does not fit: {fault}") from None
 
