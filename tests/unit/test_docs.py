@@ -24,7 +24,15 @@ def test_the_example_adapter_runs(tmp_path: Path, capsys) -> None:
     torch.manual_seed(0)
     shape = {"vocab": 260, "width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "hidden": 16}
     torch.save(GolfGPT(shape, GolfOptions(), tied=True).state_dict(), tmp_path / "m.pt")
-    common = ["eval", "--checkpoint", str(tmp_path / "m.pt"), "--text", str(tmp_path / "text.txt"), "--tokenizer", "byte"]
+    common = [
+        "eval",
+        "--checkpoint",
+        str(tmp_path / "m.pt"),
+        "--text",
+        str(tmp_path / "text.txt"),
+        "--tokenizer",
+        "byte",
+    ]
     adapters = ["--adapter", "ppm", "--adapter", f"{tmp_path / 'mine.py'}:Mine:rate=0.05"]
     assert main([*common, *adapters, "--plan", "disjoint:seq_len=32", "--json", "-"]) == 0
     run = json.loads(capsys.readouterr().out)
