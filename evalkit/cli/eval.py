@@ -60,7 +60,10 @@ def add_parser(subparsers: Any) -> None:
         "--shed", action="append", metavar="NAME", help="what to leave out first when the budget will not suffice"
     )
     parser.add_argument("--json", metavar="FILE", help="write run.json to FILE; '-' prints it instead of the table")
-    parser.add_argument("--no-sentinel", action="store_true", help="do not look at one whole row per chunk")
+    parser.add_argument(
+        "--tracker", action="append", metavar="NAME[:k=v,...]", help="follow it in tensorboard, wandb or trackio"
+    )
+    parser.add_argument("--no-sentinel", action="store_true", help="look at no whole row")
 
 
 def resolve(args: argparse.Namespace) -> Recipe:

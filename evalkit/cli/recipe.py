@@ -50,6 +50,8 @@ class RunSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     threads: int | None = None
     sentinel: bool = True
     save_scores: bool | None = None
+    tracker: list[str] = []
+    """Dashboards that follow the run: NAME[:key=value,...] each, of tensorboard, wandb, trackio."""
     deterministic: bool = True
     """Over several ranks: add gradients in an order that does not depend on their number."""
     max_restarts: int = 0

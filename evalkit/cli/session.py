@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from evalkit.cli.recipe import ASSETS, Recipe
 from evalkit.errors import InputError
 
@@ -137,11 +139,13 @@ def execute(
     ``stopping``: True once the process was asked to end.  ``lead``: the harness's rank 0, when there are ranks.
     """
     from evalkit.cli.progress import Progress
+    from evalkit.report.trackers.tracker import open_trackers
     from evalkit.scoring.score import ScoreOptions, run_folder, score
 
     run_folder(out)  # refuse a folder that cannot be written before the model is opened
 
     run = recipe.run
+    trackers = open_trackers(run.tracker, say)
     guard = make_guard(recipe, stopping)
     if run.threads is None and (kept := threads_of(out)) is not None:
         say(f"threads: {kept}, as the run in {out} began")
@@ -166,7 +170,13 @@ def execute(
             "nproc": run.nproc,
         },
     )
-    with Progress(stream.n_targets, quiet=quiet) as progress:
+    with trackers, Progress(stream.n_targets, quiet=quiet) as progress:
+
+        def on_chunk(booked: Any) -> None:
+            progress.chunk(booked)
+            trackers.chunk(booked)
+
+        trackers.start({"run": msgspec.to_builtins(run), "adapters": recipe.adapters}, out)
         result = score(
             model,
             stream,
@@ -174,10 +184,11 @@ def execute(
             plan,
             out=out,
             options=options,
-            on_chunk=progress.chunk,
+            on_chunk=on_chunk,
             forwards=lead.forwards if lead is not None else None,
             guard=guard,
         )
+        trackers.finish(result)
     if result.folder is not None:
         from evalkit.report.html import write_report
 

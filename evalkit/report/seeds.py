@@ -37,9 +37,9 @@ def over_seeds(pairs: Sequence[tuple[Path, Path]], *, force: bool = False, colum
         "gain_nats_per_token": float((losses[:, 0] - losses[:, 1]).mean()),
         "bar": FIELD_NATS,
         "level": LEVEL,
-        "t": t,
+        "t": t if math.isfinite(t) else None,
         "p": p,
-        "t_welch": t_welch,
+        "t_welch": t_welch if math.isfinite(t_welch) else None,
         "p_welch": p_welch,
         "record": bool(p < LEVEL),
     }
