@@ -40,7 +40,7 @@ class DirichletFace {
         ppm_.observe(x, n);
     }
 
-    const ContextTable& table() const { return ppm_.table(); }
+    const GramTable& table() const { return ppm_.table(); }
 
  private:
     std::uint32_t vocab_;
@@ -62,7 +62,7 @@ void check_orders(const std::vector<int>& orders, const std::vector<double>& str
 void bind_ppm(pybind11::module_& m) {
     namespace py = pybind11;
     using namespace evalkit::bind;
-    m.def("smallest_table", &evalkit::ContextTable::smallest, py::arg("vocab"), py::arg("max_order"));
+    m.def("smallest_table", &evalkit::GramTable::smallest, py::arg("vocab"), py::arg("max_order"));
     py::class_<DirichletFace>(m, "DirichletPpm")
         .def(py::init([](std::uint32_t vocab, std::vector<int> orders, std::vector<double> strength,
                          std::uint32_t min_count, std::size_t bytes, std::size_t expected_tokens) {
@@ -84,5 +84,5 @@ void bind_ppm(pybind11::module_& m) {
         .def("observe", &DirichletFace::observe, py::arg("tokens").noconvert())
         .def_property_readonly("bytes", [](const DirichletFace& f) { return f.table().bytes(); })
         .def_property_readonly("frozen_at", [](const DirichletFace& f) { return f.table().frozen_at(); })
-        .def_property_readonly("pairs", [](const DirichletFace& f) { return f.table().pairs(); });
+        .def_property_readonly("grams", [](const DirichletFace& f) { return f.table().grams(); });
 }

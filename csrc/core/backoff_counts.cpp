@@ -22,6 +22,7 @@ void NgramCounts::start(std::uint32_t token) {
     counted_ = 0;
     frozen_at_ = -1;
     pairs_ = 0;
+    located_token_ = kNone;
     context_.fill(kNone);
     context_[1] = 0;
     if (max_order_ >= 2) context_[2] = create(0, token);
@@ -79,15 +80,28 @@ bool NgramCounts::make_room() {
     return true;
 }
 
+std::uint32_t NgramCounts::found(int order, std::uint32_t token) const {
+    if (token == located_token_) return located_[order];
+    return context_[order] == kNone ? kNone : find(context_[order], token);
+}
+
 PairCounts NgramCounts::pair(int order, std::uint32_t token) const {
-    const std::uint32_t parent = context_[order];
-    const std::uint32_t id = parent == kNone ? kNone : find(parent, token);
+    const std::uint32_t id = found(order, token);
     return id == kNone ? PairCounts{} : PairCounts{at(id).count, at(id).continuations};
 }
 
-void NgramCounts::prefetch(std::uint32_t token) const {
+void NgramCounts::locate(std::uint32_t token) {
+    std::array<std::size_t, kHighestOrder + 1> slot;
+    for (int k = 1; k <= max_order_; ++k) {
+        if (context_[k] == kNone) continue;
+        slot[k] = slot_of(context_[k], token);
+        __builtin_prefetch(&slots_[slot[k]]);
+    }
     for (int k = 1; k <= max_order_; ++k)
-        if (context_[k] != kNone) __builtin_prefetch(&slots_[slot_of(context_[k], token)]);
+        if (context_[k] != kNone && slots_[slot[k]] != 0) __builtin_prefetch(&at(slots_[slot[k]]));
+    located_token_ = kNone;
+    for (int k = 1; k <= max_order_; ++k) located_[k] = found(k, token);
+    located_token_ = token;
 }
 
 void NgramCounts::add(std::uint32_t token) {
@@ -96,13 +110,14 @@ void NgramCounts::add(std::uint32_t token) {
     std::uint32_t lower = kNone;
     for (int k = 1; k <= max_order_; ++k) {
         const std::uint32_t parent = context_[k];
-        std::uint32_t id = parent == kNone ? kNone : find(parent, token);
+        std::uint32_t id = found(k, token);
         if (id == kNone && parent != kNone && take_new) id = create(parent, token);
         if (id != kNone && (take_new || at(id).count > 0)) count(k, id, lower);
         context_[k] = lower;  // read already: now the context of this order at the next position
         lower = id;
     }
     context_[1] = 0;
+    located_token_ = kNone;
     ++counted_;
 }
 

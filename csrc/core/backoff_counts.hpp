@@ -49,8 +49,9 @@ class NgramCounts {
         for (std::uint32_t i = context(order).first; i != 0; i = at(i).next)
             f(at(i).token, PairCounts{at(i).count, at(i).continuations});
     }
-    // Bring the slots of the pairs (context, token) of all orders nearer.
-    void prefetch(std::uint32_t token) const;
+    // Look `token` up after the contexts of all orders at once: the misses of one order hide those of the others.
+    // pair() and add() of the same token then cost nothing more.
+    void locate(std::uint32_t token);
 
     int max_order() const { return max_order_; }
     std::size_t bytes() const { return chunks_.size() * sizeof(Node) * kChunk + slots_.size() * sizeof(std::uint32_t); }
@@ -68,6 +69,7 @@ class NgramCounts {
     const Node& at(std::uint32_t id) const { return chunks_[id / kChunk][id % kChunk]; }
     std::size_t slot_of(std::uint32_t parent, std::uint32_t token) const;
     std::uint32_t find(std::uint32_t parent, std::uint32_t token) const;
+    std::uint32_t found(int order, std::uint32_t token) const;
     std::uint32_t create(std::uint32_t parent, std::uint32_t token);
     void place(std::uint32_t id);
     void count(int order, std::uint32_t id, std::uint32_t lower);
@@ -80,6 +82,8 @@ class NgramCounts {
     std::vector<std::uint32_t> slots_;  // node id, 0 where free: the root is never looked up
     std::size_t used_ = 0;
     std::array<std::uint32_t, kHighestOrder + 2> context_{};
+    std::array<std::uint32_t, kHighestOrder + 1> located_{};  // by order; of located_token_, until the next add()
+    std::uint32_t located_token_ = kNone;
     Node empty_{};
     std::int64_t counted_ = 0;
     std::int64_t frozen_at_ = -1;

@@ -90,14 +90,16 @@ void Mixer::score(const std::int32_t* tokens, std::size_t n, const std::int32_t*
             row(p + i * k, stages, side, out + i * k);
             observe(token);
         } else {
-            counts_.prefetch(token);
             backoff_.resolve(counts_);
             const std::size_t b = bucket(side);
             for (std::size_t j = k; j-- > 0;) {  // the target's column last: `one_` is what is learned from
                 const std::int32_t v = j == 0 ? tokens[i] : cands[i * k + j];
                 one_[0] = p[i * k + j];
                 for (std::size_t s = 0; s < stages.size(); ++s) one_[1 + s] = stages[s][j];
-                if (v >= 0) backoff_.one(counts_, static_cast<std::uint32_t>(v), &one_[1 + stages.size()]);
+                if (v >= 0) {
+                    counts_.locate(static_cast<std::uint32_t>(v));
+                    backoff_.one(counts_, static_cast<std::uint32_t>(v), &one_[1 + stages.size()]);
+                }
                 out[i * k + j] = v < 0 ? p[i * k + j] : weights_.mix(b, one_.data());
             }
             weights_.learn(b, one_.data());

@@ -9,20 +9,17 @@
 
 namespace evalkit {
 
-// Bit i of the result: (key[i] & keep) == want.
-inline unsigned lanes_equal(const std::uint32_t* key, std::uint32_t want, std::uint32_t keep) {
+// Bit i of the result: key[i] == want.  `key` is aligned to 16 bytes.
+inline unsigned lanes_equal(const std::uint32_t* key, std::uint32_t want) {
 #if defined(__SSE2__)
     const __m128i w = _mm_set1_epi32(static_cast<int>(want));
-    const __m128i k = _mm_set1_epi32(static_cast<int>(keep));
-    const __m128i a = _mm_load_si128(reinterpret_cast<const __m128i*>(key));
-    const __m128i b = _mm_load_si128(reinterpret_cast<const __m128i*>(key + 4));
-    const __m128i x = _mm_cmpeq_epi32(_mm_and_si128(a, k), w);
-    const __m128i y = _mm_cmpeq_epi32(_mm_and_si128(b, k), w);
-    const __m128i both = _mm_packs_epi16(_mm_packs_epi32(x, y), _mm_setzero_si128());
-    return static_cast<unsigned>(_mm_movemask_epi8(both));
+    const __m128i a = _mm_cmpeq_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(key)), w);
+    const __m128i b = _mm_cmpeq_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(key + 4)), w);
+    const __m128i both = _mm_packs_epi32(a, b);
+    return static_cast<unsigned>(_mm_movemask_epi8(_mm_packs_epi16(both, _mm_setzero_si128())));
 #else
     unsigned mask = 0;
-    for (int i = 0; i < 8; ++i) mask |= static_cast<unsigned>((key[i] & keep) == want) << i;
+    for (int i = 0; i < 8; ++i) mask |= static_cast<unsigned>(key[i] == want) << i;
     return mask;
 #endif
 }

@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "context_table.hpp"
+#include "gram_table.hpp"
 
 namespace evalkit {
 
@@ -33,13 +33,15 @@ class DirichletPpm {
                double* out);
     void row(const double* p, double* out);
     void observe(const std::int32_t* tokens, std::size_t n);
-    const ContextTable& table() const { return table_; }
+    const GramTable& table() const { return table_; }
 
  private:
-    double one(std::uint32_t token, double p) const;
+    double mixed(const std::uint32_t* counts, double p) const;
 
     DirichletSettings settings_;
-    ContextTable table_;
+    GramTable table_;
+    std::vector<std::uint32_t> left_, counts_;  // scratch of row()
+    std::vector<double> count_;
 };
 
 }  // namespace evalkit

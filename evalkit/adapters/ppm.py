@@ -32,7 +32,7 @@ class PpmSettings(Settings, frozen=True):
         Meta(description="concentration in counts, one for all orders or one each; none: falls with the order"),
     ] = None
     min_count: Annotated[int, Meta(description="contexts seen fewer times than this are skipped (counts)")] = 1
-    memory_mib: Annotated[int, Meta(description="memory bound of the tables, MiB; full tables take nothing new")] = 1024
+    memory_mib: Annotated[int, Meta(description="memory bound of the tables, MiB; full tables stop counting")] = 1024
     expected_tokens: Annotated[int, Meta(description="tokens to reserve space for at once; 0: grow as needed")] = 0
 
     def __post_init__(self) -> None:

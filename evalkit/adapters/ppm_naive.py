@@ -11,7 +11,7 @@ from evalkit.adapters.ppm import PpmSettings
 
 
 class NaiveCounts:
-    """Counts of every context of the given orders; ``frozen_at``: take no new pair after this many tokens (-1: never)."""
+    """Counts of every context of the given orders; ``frozen_at``: count nothing after this many tokens (-1: never)."""
 
     def __init__(self, orders: tuple[int, ...], first_token: int, frozen_at: int = -1) -> None:
         self.orders, self.frozen_at = orders, frozen_at
@@ -25,11 +25,11 @@ class NaiveCounts:
         return self.pairs.get(self._context(order), {})
 
     def add(self, token: int) -> None:
-        frozen = 0 <= self.frozen_at <= len(self.seen) - 1
-        for order in self.orders:
-            if len(self.seen) >= order - 1 and not (frozen and token not in self.at(order)):
-                counts = self.pairs[self._context(order)]
-                counts[token] = counts.get(token, 0) + 1
+        if not 0 <= self.frozen_at <= len(self.seen) - 1:
+            for order in self.orders:
+                if len(self.seen) >= order - 1:
+                    counts = self.pairs[self._context(order)]
+                    counts[token] = counts.get(token, 0) + 1
         self.seen.append(token)
 
     def _context(self, order: int) -> tuple[int, ...]:

@@ -61,7 +61,7 @@ def test_rows_are_the_twins(seed: int, vocab: int, orders: list[int], min_count:
 @law
 @given(seed=st.integers(0, 2**32 - 1), vocab=st.sampled_from([3, 40, 200]), spare=st.integers(0, 20_000))
 def test_a_full_table_keeps_what_it_has(seed: int, vocab: int, spare: int) -> None:
-    """No new pair after the bound is met, old ones go on counting, rows still sum to 1, memory stays below."""
+    """Nothing is counted after the bound is met, rows still sum to 1, memory stays below."""
     config = PpmSettings(orders=(1, 2, 3, 4, 5))
     x, p = stream(seed, vocab, 400), rows(seed, vocab, 399)
     size = _native.smallest_table(vocab, 5) + spare

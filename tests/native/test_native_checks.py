@@ -57,7 +57,7 @@ def test_a_refused_call_counts_nothing() -> None:
     core = ppm()
     with pytest.raises(ValueError, match=r"tokens\[1\] is 10, outside the vocabulary of 10"):
         core.observe(np.array([1, 10], np.int32))
-    assert core.pairs == 0
+    assert core.grams == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,200 @@
+// How often was each n-gram seen, exactly, and by how many different tokens was it followed?
+//
+// One lane per distinct n-gram serves two roles.  As a pair, its count is n(v | context): how often v followed.  As a
+// context, it was followed as often as it was seen, apart from its last occurrence when that ends the text.  So
+// N(context) = sum over v of n(v | context) holds by construction, and a step costs one line of 64 bytes per order.
+//
+// Lanes lie in lines.  The address of an n-gram comes from its prefix's *address* and its last token by a bijection:
+//
+//     (prefix address, token)  <->  (address, remainder)
+//
+// so no memory is read to know where to look, and the lines of a whole chunk can be fetched ahead.  A lane's key is the
+// remainder and the index of the prefix's lane inside the chain at the prefix's address.  By induction the key names the
+// n-gram exactly: invert the bijection to (prefix address, token); the index picks the prefix among the lanes that share
+// that address; the prefix is named the same way, down to single tokens, whose addresses are assigned.  The hash picks
+// the slot and never decides identity.  (Quotienting: Cleary 1984; Darragh, Cleary, Witten, "Bonsai", 1993.)
+//
+// When memory is full (or a count would leave its 23 bits) the table is frozen: nothing is counted any more, at any
+// order, so that every row still sums to 1.  Whether and when is a function of the tokens alone.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "lanes.hpp"
+#include "pages.hpp"
+
+namespace evalkit {
+
+#define EVALKIT_INLINE __attribute__((always_inline)) inline
+
+constexpr int kLanes = 8;
+constexpr int kMaxOrder = 24;
+constexpr std::uint32_t kMaxVocab = 1u << 18;
+constexpr std::uint32_t kMaxDistinct = 255;  // the number of followers is kept up to here
+
+struct alignas(64) Line {
+    std::uint32_t key[kLanes];  // 0: empty.  Last lane: kLink when the chain goes on.
+    std::uint32_t val[kLanes];  // count << 8 | followers
+};
+
+class GramTable {
+ public:
+    // vocab: number of token ids, at most 2^18.  max_order: longest n-gram, 1..24.  bytes: memory bound.
+    // expected_tokens: make room for a text of this length at once (0: grow as needed).
+    GramTable(std::uint32_t vocab, int max_order, std::size_t bytes, std::size_t expected_tokens);
+
+    // Smallest bound that the constructor takes.
+    static std::size_t smallest(std::uint32_t vocab, int max_order);
+
+    // Forget everything and take `token` as the first: context, never counted.
+    void start(std::uint32_t token);
+
+    // The tokens that will be added next, so that their lines can be fetched early.  They are not counted, and no
+    // number that this class returns depends on them.  Valid until they are added or the call is repeated.
+    void look_ahead(const std::int32_t* tokens, std::size_t n);
+
+    // Order k has the k - 1 tokens before the current position as its context.
+    int max_order() const { return max_order_; }
+    int seen() const { return seen_; }  // highest order whose context was followed before, 0 when none
+    // N of the context; 0 when it was never followed.
+    std::uint32_t total(int order) const { return order <= seen_ ? total_[static_cast<std::size_t>(order)] : 0; }
+    // Different followers of the context, at most kMaxDistinct.
+    std::uint32_t distinct(int order) const { return order <= seen_ ? distinct_[static_cast<std::size_t>(order)] : 0; }
+
+    // Look `token` up in every order; then hit(k) is its count there.
+    void find(std::uint32_t token) {
+        if (asked_ != token) look_up(token);
+    }
+    int found() const { return found_; }  // highest order with a count, 1 when none (order 1 may be 0 then)
+    std::uint32_t hit(int order) const { return order <= found_ ? hit_[static_cast<std::size_t>(order)] : 0; }
+
+    // Counts of any token, out[1..max_order]; leaves find() as it was.
+    void counts_of(std::uint32_t token, std::uint32_t* out) const;
+
+    // Followers of the context of order k among `tokens`: what is left in `tokens`, with their counts.  Followers of a
+    // longer context are among those of a shorter one, so call with rising orders on what the last call left.
+    void followers(int order, std::vector<std::uint32_t>& tokens, std::vector<std::uint32_t>& counts) const;
+
+    // Count `token` in every order and step to the next position.
+    void add(std::uint32_t token);
+
+    std::size_t bytes() const;
+    std::size_t length() const { return length_; }  // tokens taken since start(), the first one included
+    bool frozen() const { return frozen_at_ >= 0; }
+    std::int64_t frozen_at() const { return frozen_at_; }  // tokens counted when the table froze, -1 while it counts
+    std::uint64_t grams() const { return lanes_used_; }    // distinct n-grams of two tokens and more
+    std::uint64_t rebuilds() const { return rebuilds_; }
+    std::uint64_t spilled() const { return spill_used_; }
+
+ private:
+    struct Address {
+        std::uint32_t home;  // line
+        std::uint32_t low;   // remainder and the bit that says the lane is in use: the key without the prefix's index
+    };
+    struct Gram {
+        std::uint32_t home = 0;  // line of its address
+        std::int32_t index = -1; // lane inside the chain of that address, -1: not in the table
+    };
+    using Grams = std::array<Gram, kMaxOrder + 1>;
+    using Values = std::array<std::uint32_t*, kMaxOrder + 1>;
+    using Numbers = std::array<std::uint32_t, kMaxOrder + 1>;
+
+    static constexpr std::size_t kRing = 64;   // positions whose addresses are kept, a power of two
+    static constexpr std::size_t kStride = 32; // of which kMaxOrder + 1 are used
+    static constexpr std::size_t kFar = 28;    // positions ahead whose lines are fetched
+    static constexpr std::size_t kReplay = 4096;
+    static constexpr std::uint32_t kNoToken = 0xFFFFFFFFu;
+
+    Address* addresses(std::size_t position) { return &ring_[(position % kRing) * kStride]; }
+    const Address* addresses(std::size_t position) const { return &ring_[(position % kRing) * kStride]; }
+    Address place(std::uint64_t prefix_and_token) const;
+    std::uint64_t after_token(std::uint32_t prefix, std::uint32_t token) const;
+    std::uint64_t after_gram(Address prefix, std::uint32_t token) const;
+    Address child_address(int order, std::uint32_t token) const;
+    std::uint32_t key_of(Address at, int order) const;
+    EVALKIT_INLINE void step_addresses(std::uint32_t token, bool fetch);
+    void look_up(std::uint32_t token);
+    std::uint32_t* search(std::uint32_t home, std::uint32_t key, std::int32_t* index) const;
+    bool insert_in_chain(Gram& gram, std::uint32_t key);
+    std::uint32_t* lane_value(Gram gram) const;
+    EVALKIT_INLINE bool take_new(int last);
+    void relocate(int last);
+    EVALKIT_INLINE void count(std::uint32_t token);
+    void freeze();
+    void add_frozen(std::uint32_t token);
+    EVALKIT_INLINE void step(std::uint32_t token);
+    void remember(std::uint32_t token) {
+        if ((remembered_ & 15) == 0) open_block();
+        tail_[remembered_++ & 15] = token;
+    }
+    void open_block();
+    std::uint32_t remembered(std::size_t i) const {
+        return static_cast<const std::uint32_t*>(history_.at(static_cast<std::uint32_t>(i / 16)))[i % 16];
+    }
+    void first(std::uint32_t token);
+    void clear();
+    void allocate(int log2_lines);
+    void grow();
+    void rebuild(int log2_lines);
+    Line* spill_at(std::uint32_t index) const { return static_cast<Line*>(spill_.at(index)); }
+    Grams& gram() { return grams_[phase_]; }       // n-grams that end in the last token
+    const Grams& gram() const { return grams_[phase_]; }
+    Grams& child() { return grams_[1 - phase_]; }  // n-grams that end in asked_
+    Values& gram_value() { return values_[phase_]; }
+    Values& child_value() { return values_[1 - phase_]; }
+
+    std::uint32_t vocab_;
+    int max_order_;
+    std::size_t bound_;
+    int token_bits_;
+    int first_log2_ = 0;
+    int log2_lines_ = 0;
+    int half_ = 0;               // half the bits of an address and a token together
+    std::uint64_t mask_ = 0;     // all of them
+    std::uint64_t crowded_ = 0;  // lanes beyond which the table is enlarged
+    std::size_t block_limit_ = 0;  // blocks of 64 bytes, beside the lines, beyond which it is frozen
+    Pages main_;
+    Line* lines_ = nullptr;
+    Chunks spill_;
+    std::uint32_t spill_used_ = 0;
+
+    std::vector<std::uint32_t> unigram_;      // how often each token was counted
+    std::vector<std::uint32_t> followed_;     // how often each token was followed
+    std::vector<std::uint32_t> followed_by_;  // by how many different tokens
+    std::uint32_t unigram_total_ = 0;
+    std::uint32_t unigram_distinct_ = 0;
+
+    std::vector<Address> ring_;  // by position and order; [0].home is the token itself
+    std::size_t frontier_ = 0;   // addresses of n-grams that end before this position are known
+    const std::int32_t* next_ = nullptr;
+    std::size_t next_count_ = 0;
+
+    std::size_t length_ = 0;
+    std::uint32_t last_token_ = 0;
+    std::uint32_t asked_ = kNoToken;
+    int seen_ = 0;
+    int found_ = 0;
+    bool moved_ = false;  // a lane moved to a second line: pointers to values are stale
+    bool wide_ = false;   // a count is about to leave its bits
+    int phase_ = 0;
+    Numbers total_{};
+    Numbers distinct_{};
+    Numbers hit_{};
+    std::array<Grams, 2> grams_{};    // two buffers that change roles at every step
+    std::array<Values, 2> values_{};  // where the counts are; only of n-grams that were found, not of new ones
+
+    Chunks history_;  // 16 tokens a block: what a rebuild replays
+    std::size_t remembered_ = 0;
+    std::uint32_t* tail_ = nullptr;
+    std::vector<std::int32_t> replay_;
+    bool rebuilding_ = false;
+    std::int64_t frozen_at_ = -1;
+    Grams last_counted_{};  // when frozen: seen once more than followed
+    std::uint64_t lanes_used_ = 0;
+    std::uint64_t rebuilds_ = 0;
+};
+
+}  // namespace evalkit
