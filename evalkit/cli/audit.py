@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING, Any
 from evalkit.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from evalkit.legality.scorer import Box
     from evalkit.legality.target import Target
     from evalkit.legality.verdict import Verdict
 
-EXAMPLES = """TARGET is a specimen of the zoo, or a factory of any black-box scorer (an object with vocab_size and score(tokens)):
+EXAMPLES = """TARGET is one of:
+  evalkit audit runs/demo                      a run directory: its record, a replay, and its setup on its text
+  evalkit audit recipe.toml                    a recipe ("default": what evalkit eval scores without arguments)
+  evalkit audit ppm:c=4                        an adapter on a toy model; slot+ppm is a stack
+  evalkit audit mine.py:factory --html v.html  any object with vocab_size and score(tokens), in its own process;
+                                               mine.py:MyExpert audits an adapter class there
   evalkit audit zoo:A4                         a known violation; zoo:A4:fix is its legal form, zoo:all the whole table
-  evalkit audit mine.py:factory --html v.html  in its own process, with limits on time and memory
   evalkit audit mine.py:factory --reproduce verdict.json    ask the recorded counter-example again
 
 exit code: 0 legal; 1 a violation, or inconclusive (the answer is not yes); 2 wrong input
@@ -87,18 +94,56 @@ def _seconds(args: argparse.Namespace) -> float:
 
 
 def _one(args: argparse.Namespace) -> int:
+    from evalkit.cli.opening import kind_of
     from evalkit.legality.rules import ruleset
-    from evalkit.legality.target import open_target
 
     if args.ruleset:
         ruleset(args.ruleset)
-    target = open_target(args.target, _limits(args))
+    kind = kind_of(args.target)
+    if kind in ("recipe", "run"):
+        return _engine(args, kind)
+    target = _adapters(args) if kind == "adapter" else _boxed(args)
     try:
         if args.reproduce:
-            return _reproduce(target, args)
+            return _reproduce({"": target.box, "toy": target.box}, args)
         return _say(_audit(target, args), args)
     finally:
         target.box.close()
+
+
+def _boxed(args: argparse.Namespace) -> Target:
+    from evalkit.legality.target import open_target
+
+    return open_target(args.target, _limits(args))
+
+
+def _adapters(args: argparse.Namespace) -> Target:
+    """Adapters on the toy model, in this process."""
+    import torch
+
+    from evalkit.cli.opening import open_adapters
+    from evalkit.legality.engine.toy import toy_scorer
+    from evalkit.legality.scorer import LocalBox
+    from evalkit.legality.target import Target
+
+    adapters = open_adapters(args.target)
+    torch.set_num_threads(1)
+    return Target(args.target, LocalBox(lambda: toy_scorer(adapters)))
+
+
+def _engine(args: argparse.Namespace, kind: str) -> int:
+    """A recipe, or a run with its record."""
+    from evalkit.cli.opening import open_recipe, open_run
+    from evalkit.legality.engine.recipe import audit_setup, worlds
+    from evalkit.legality.engine.run import read_run, run_checks
+
+    run = read_run(Path(args.target)) if kind == "run" else None
+    setup, stream = open_recipe(args.target) if run is None else open_run(run)
+    if args.reproduce:
+        return _reproduce(worlds(setup), args)
+    checks = [] if run is None else run_checks(Path(args.target), run, setup, stream)
+    options = {"ruleset": args.ruleset or "strict", "seconds": _seconds(args), "seed": args.seed, "checks": checks}
+    return _say(audit_setup(setup, stream, target=args.target, **options), args)
 
 
 def _audit(target: Target, args: argparse.Namespace) -> Verdict:
@@ -142,16 +187,19 @@ def _say(verdict: Verdict, args: argparse.Namespace) -> int:
     return verdict.exit_code
 
 
-def _reproduce(target: Target, args: argparse.Namespace) -> int:
+def _reproduce(worlds: Mapping[str, Box], args: argparse.Namespace) -> int:
     """Ask recorded probes again, alone; 1 when any still shows a violation, else 0."""
     from evalkit.legality.probes.ask import ask
     from evalkit.legality.probes.tolerance import Tolerance
     from evalkit.legality.scorer import ScorerFault
 
-    facts, violated = target.box.facts, False
+    violated = False
     for probe in _recorded(args.reproduce):
+        if probe.world not in worlds:
+            raise InputError(f"--reproduce: this target has no world '{probe.world}'; it has {sorted(worlds)}")
+        box = worlds[probe.world]
         try:
-            outcome = ask(target.box, probe, Tolerance(0.0, facts.precision, facts.vocab_size))
+            outcome = ask(box, probe, Tolerance(0.0, box.facts.precision, box.facts.vocab_size))
         except ScorerFault as fault:
             print(f"still failing: {fault.kind}: {fault}")
             violated = True

@@ -140,7 +140,8 @@ def read_said(said: Any) -> Facts:
     """The facts of a frame, checked as if the scorer were here."""
     if not isinstance(said, dict):
         raise ScorerFault("protocol", "the scorer's process did not say its facts")
-    named = {name: said.get(name) for name in ("vocab_size", "bos_id", "document_isolation", "seq_len", "precision")}
+    names = ("vocab_size", "bos_id", "document_isolation", "seq_len", "precision", "stages")
+    named = {name: said.get(name) for name in names}
     faces = {face: print for face in FACES if face in (said.get("faces") or ())}
     return read_facts(SimpleNamespace(score=print, **named, **faces))
 
@@ -154,7 +155,8 @@ def _unpack(kind: str | None, parts: list[Any]) -> Any:
 
 
 def _environment() -> dict[str, str]:
-    """The child finds evalkit where we found it."""
+    """The child finds evalkit where we found it; its idle threads sleep (a spinning one slows each call on a busy machine)."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     path = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": root + (os.pathsep + path if path else "")}
+    found = {"PYTHONPATH": root + (os.pathsep + path if path else "")}
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **found}

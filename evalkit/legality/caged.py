@@ -39,6 +39,19 @@ def load_factory(target: str) -> Callable[[], Any]:
     return factory
 
 
+def scorer_factory(target: str) -> Callable[[], Any]:
+    """The factory; an adapter class (``row`` or ``attach``) becomes a factory of the adapter on the toy model."""
+    factory = load_factory(target)
+    if not (isinstance(factory, type) and (hasattr(factory, "row") or hasattr(factory, "attach"))):
+        return factory
+    import torch
+
+    from evalkit.legality.engine.toy import toy_scorer
+
+    torch.set_num_threads(1)
+    return lambda: toy_scorer([factory()])
+
+
 def limit_memory(size: int) -> None:
     """Cap the private memory of this process at ``size`` bytes (0: no cap), and any file it writes at 1 GiB."""
     if size > 0:
@@ -51,7 +64,7 @@ def serve(target: str, inbound: int, outbound: int, memory: int) -> None:
     """Load the target, send its facts, then answer until the pipe closes."""
     limit_memory(memory)
     try:
-        box = LocalBox(load_factory(target))
+        box = LocalBox(scorer_factory(target))
     except ScorerFault as fault:
         return wire.send(outbound, {"fault": "load", "message": str(fault)})
     except MemoryError:
@@ -61,7 +74,8 @@ def serve(target: str, inbound: int, outbound: int, memory: int) -> None:
             outbound, {"fault": "load", "message": f"{target} raised {type(fault).__name__}: {fault}"[:2000]}
         )
     facts = {name: getattr(box.facts, name) for name in ("vocab_size", "bos_id", "document_isolation", "seq_len")}
-    wire.send(outbound, {"facts": {**facts, "faces": sorted(box.facts.faces), "precision": box.facts.precision}})
+    more = {"faces": sorted(box.facts.faces), "precision": box.facts.precision, "stages": list(box.facts.stages)}
+    wire.send(outbound, {"facts": {**facts, **more}})
     with contextlib.suppress(wire.WireError):
         while True:
             header, arrays = wire.receive(inbound)

@@ -29,6 +29,7 @@ def conclude(lab: Lab, rules: dict[str, Rule], verdict: Verdict) -> None:
     _derive(lab)
     verdict.laws = {"causal": _causal(lab), "normalised": _normalised(lab), **_implied(lab)}
     verdict.ledgers = _ledgers(lab)
+    _count_checks(verdict)
     verdict.power = _power(lab)
     verdict.evidence = [_evidence(verdict.target, f) for f in lab.findings]
     verdict.notes = list(dict.fromkeys(lab.notes))
@@ -37,7 +38,8 @@ def conclude(lab: Lab, rules: dict[str, Rule], verdict: Verdict) -> None:
         "forks": [msgspec.to_builtins(f) for f in lab.forks],
         "cuts": [msgspec.to_builtins(c) for c in lab.cuts],
     }
-    _apply(rules, verdict)
+    verdict.calls, verdict.replayed_tokens = lab.box.meter.calls, lab.box.meter.tokens
+    _apply(rules, verdict, enough=lab.full_forks >= LEAST_FORKS or (lab.withheld and lab.summed))
 
 
 def _set_aside(lab: Lab, verdict: Verdict) -> None:
@@ -51,8 +53,8 @@ def _set_aside(lab: Lab, verdict: Verdict) -> None:
 
 def _derive(lab: Lab) -> None:
     """Suffix dependence and excess mass together: the token was learned before it was scored."""
-    ahead = any(f.law == "causal" and f.probe.test == "suffix" for f in lab.findings)
-    excess = next((f for f in lab.findings if f.law == "normalised"), None)
+    ahead = lab.found("causal", "suffix")
+    excess = next((f for f in lab.findings if f.law == "normalised" and f.probe.test == "mass"), None)
     if ahead and excess is not None and not lab.found("score-first"):
         what = f"{excess.outcome.sentence}, and scores move with later tokens: what is scored had been learned"
         outcome = msgspec.structs.replace(excess.outcome, sentence=what)
@@ -78,7 +80,11 @@ def _normalised(lab: Lab) -> Result:
         if excess > allowed:
             result.status = "warning"
             result.detail += f"; the mean exceeds 1 by {excess:.2g}, rounding allows {allowed:.2g}"
-    elif lab.screens:
+    if lab.strict_rows:
+        seen = f"{lab.strict_rows} rows with the target withheld sum to 1"
+        result.detail = f"{result.detail}; {seen}" if result.detail else seen
+        result.status = "ok" if lab.summed and result.status == "not-tested" else result.status
+    elif not full and lab.screens:
         result.detail = f"{lab.screens} estimates only: no sum over all {lab.vocab_size} tokens fitted the time"
     return _broken(lab, "normalised", result)
 
@@ -87,7 +93,7 @@ def _implied(lab: Lab) -> dict[str, Result]:
     """Score-first and single-pass have no probe of their own: they hold when the two measurable laws hold."""
     out = {}
     for law in ("score-first", "single-pass"):
-        tested = bool(lab.cuts) and any(f.full for f in lab.forks)
+        tested = bool(lab.cuts) and lab.summed
         result = Result(status="ok" if tested else "not-tested", probes=len(lab.cuts) + len(lab.forks))
         result.detail = "implied by causal and normalised"
         out[law] = _broken(lab, law, result)
@@ -105,17 +111,30 @@ def _ledgers(lab: Lab) -> dict[str, Result]:
         "bytes": {"byte_counts", "encode"} <= faces or {"byte_counts", "decode"} <= faces,
         "provenance": lab.recalled > 0,
         "declared": lab.box.facts.document_isolation,
+        "record": False,
     }
     why = {
         "coverage": "no ledger(): one score a position is taken as one booking",
         "bytes": "no byte_counts()",
         "provenance": "no validation tokens given",
         "declared": "nothing declared",
+        "record": "no run to compare with",
     }
     for name in LEDGERS:
         result = Result(status="ok" if asked[name] else "not-tested", detail="" if asked[name] else why[name])
         out[name] = _broken(lab, name, result)
     return out
+
+
+def _count_checks(verdict: Verdict) -> None:
+    """Checks speak for the ledger they belong to: a failed one breaks it, passed ones make it ok."""
+    for check in verdict.checks:
+        if not check.ledger or check.status not in ("ok", "violated"):
+            continue
+        result = verdict.ledgers[check.ledger]
+        if check.status == "violated" or result.status == "not-tested":
+            result.status, result.detail = check.status, check.detail
+        result.probes += 1
 
 
 def _broken(lab: Lab, law: str, result: Result) -> Result:
@@ -171,7 +190,7 @@ def _power(lab: Lab) -> dict[str, Any]:
     }
 
 
-def _apply(rules: dict[str, Rule], verdict: Verdict) -> None:
+def _apply(rules: dict[str, Rule], verdict: Verdict, *, enough: bool) -> None:
     """Severities turn broken laws into the verdict; a law that was not tested makes it inconclusive."""
     results = {**verdict.laws, **verdict.ledgers}
     for name, result in results.items():
@@ -185,7 +204,7 @@ def _apply(rules: dict[str, Rule], verdict: Verdict) -> None:
     elif any(verdict.laws[law].status == "not-tested" for law in LAWS):
         names = [law for law in LAWS if verdict.laws[law].status == "not-tested"]
         verdict.verdict, verdict.reason = "inconclusive", f"not tested: {', '.join(names)}; give more --seconds"
-    elif verdict.power["normalised"]["full_forks"] < LEAST_FORKS:
+    elif not enough:
         n = verdict.power["normalised"]["full_forks"]
         verdict.reason = f"only {n} full sums fitted the time, {LEAST_FORKS} are asked for; give more --seconds"
     else:

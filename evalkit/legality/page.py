@@ -31,6 +31,7 @@ def render(verdict: Verdict) -> str:
         f"<p>ruleset {_text(verdict.ruleset)}, seed {verdict.seed}, vocabulary {verdict.vocab_size}, "
         f"{verdict.calls:,} calls, {verdict.seconds:.1f} s{_track(verdict)}</p>",
         _results(verdict),
+        _checks(verdict),
         "<h2>Counter-examples</h2>" if verdict.evidence else "",
         *(_evidence(e) for e in verdict.evidence),
         "<h2>Sum of probabilities over positions</h2>",
@@ -70,6 +71,15 @@ def _results(verdict: Verdict) -> str:
         )
     head = "<tr><th>law or ledger</th><th>status</th><th>probes</th><th>worst</th><th>what was seen</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>"
+
+
+def _checks(verdict: Verdict) -> str:
+    rows = "".join(
+        f"<tr><td>{_text(c.test)}</td><td>{_text(c.name)}</td>"
+        f"<td class='{c.status}'>{c.status}</td><td>{_text(c.detail)}</td></tr>"
+        for c in verdict.checks
+    )
+    return f"<h2>Also looked at</h2><table>{rows}</table>" if rows else ""
 
 
 def _evidence(e: Evidence) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 
 from evalkit.legality import effort as efforts
 from evalkit.legality.conclude import conclude
 from evalkit.legality.effort import Effort
-from evalkit.legality.probes import ahead, declared, ledgers, mass, sanity, suffix, track
+from evalkit.legality.probes import ahead, declared, ledgers, mass, sanity, strict, suffix, track
 from evalkit.legality.probes.lab import Finding, Lab, Scored
 from evalkit.legality.probes.probe import Outcome, Probe, pack
 from evalkit.legality.probes.shrink import shrink
@@ -39,24 +40,34 @@ def audit(
     lab = Lab(box, np.random.default_rng(seed), effort or efforts.QUICK)
     lab.order = "order" in box.facts.faces and rules["stream-order"].severity == "report"
     verdict = Verdict(target=target, ruleset=ruleset, vocab_size=box.facts.vocab_size, seed=seed)
+    verdict.reason = investigate(lab, tokens, None if effort is not None else seconds)
+    verdict.track = lab.track
+    conclude(lab, rules, verdict)
+    verdict.seconds = round(time.monotonic() - start, 3)
+    return verdict
+
+
+def investigate(lab: Lab, tokens: Int64 | None, seconds: float | None) -> str:
+    """Ask everything of one black box; findings, confirmed and shrunk, are in ``lab``.
+
+    seconds: plan rounds for so long; None: one round of ``lab.effort``.  Returns "" or why it ended early.
+    """
+    start, reason = time.monotonic(), ""
     try:
         _handshake(lab)
         _declarations(lab, tokens)
-        if effort is not None:
+        if seconds is None:
             _round(lab, tokens)
         else:
             _rounds(lab, tokens, start + seconds)
         _how_far(lab)
-        verdict.track = _track(lab)
+        lab.track = _track(lab)
     except ScorerFault as fault:
-        verdict.reason = f"{fault.kind}: {fault}"
+        reason = f"{fault.kind}: {fault}"
         _keep_fault(lab, fault)
-    lab.deadline = time.monotonic() + 0.25 * seconds if effort is None else None
+    lab.deadline = None if seconds is None else time.monotonic() + 0.25 * seconds
     lab.findings = [_shrunk(lab, f) for f in lab.findings]
-    conclude(lab, rules, verdict)
-    verdict.calls, verdict.replayed_tokens = box.meter.calls, box.meter.tokens
-    verdict.seconds = round(time.monotonic() - start, 3)
-    return verdict
+    return reason
 
 
 def _handshake(lab: Lab) -> None:
@@ -69,6 +80,7 @@ def _declarations(lab: Lab, tokens: Int64 | None) -> None:
     """Everything that is asked once: bytes, bookings, builds, borders, text known by heart."""
     ledgers.check_bytes(lab)
     ledgers.check_coverage(lab, [kind(lab.rng, lab.vocab_size, lab.bos, lab.effort.length).tokens for kind in KINDS])
+    strict.check(lab, [kind(lab.rng, lab.vocab_size, lab.bos, lab.effort.length).tokens for kind in KINDS])
     declared.check_build(lab)
     declared.check_isolation(lab)
     lab.recalled = declared.check_recall(lab, tokens)
@@ -83,7 +95,7 @@ def _rounds(lab: Lab, tokens: Int64 | None, deadline: float) -> None:
         _round(lab, tokens)
         enough = lab.full_forks >= efforts.ENOUGH_FORKS and len(lab.cuts) >= efforts.ENOUGH_CUTS
         used_up = deadline - time.monotonic() < 0.3 * left
-        if enough or used_up or lab.found("causal") or lab.found("normalised"):
+        if enough or used_up or lab.found("causal", "suffix") or lab.found("normalised", "mass"):
             break
 
 
@@ -108,7 +120,7 @@ def _stream_order(lab: Lab) -> None:
 
 
 def _how_far(lab: Lab) -> None:
-    if any(f.law == "causal" and f.probe.test == "suffix" for f in lab.findings) and not lab.order:
+    if lab.found("causal", "suffix") and not lab.order:
         ahead.whole_stream(lab)
 
 
@@ -125,7 +137,7 @@ def _streams(lab: Lab, tokens: Int64 | None) -> list[Stream]:
 
 def _both_laws(lab: Lab, stream: Stream, cuts: int, forks: int, screens: int) -> None:
     """Suffix replays first: their changed scores tell the forks where learning lands."""
-    if lab.late() or (lab.found("causal") and lab.found("normalised")):
+    if lab.late() or (lab.found("causal", "suffix") and lab.found("normalised", "mass")):
         return
     order = np.asarray(lab.box.ask("order", stream.tokens), dtype=np.int64) if lab.order else None
     if order is not None and not np.array_equal(np.sort(order), np.arange(len(stream))):
@@ -135,7 +147,7 @@ def _both_laws(lab: Lab, stream: Stream, cuts: int, forks: int, screens: int) ->
     mass.sweep(lab, scored, forks, screens)
 
 
-def _track(lab: Lab) -> dict[str, object]:
+def _track(lab: Lab) -> dict[str, Any]:
     """Fixed or adaptive, on a stream of its own."""
     length = max(lab.effort.long_length, lab.effort.length)
     stream = textlike(lab.rng, lab.vocab_size, lab.bos, length)

@@ -45,6 +45,7 @@ STRICT = (
     Rule("coverage", "violation", "every target is booked; a tail shorter than seq_len may be missing", "README, Data"),
     Rule("bytes", "violation", "the denominator is the number of bytes of the original text", "README, Metric; #1604"),
     Rule("declared", "violation", "what a scorer declares of itself is true", "position 8.5 (#1988)"),
+    Rule("record", "violation", "the numbers belong to the run that is kept beside them", "#1594, #2124, #2148"),
     Rule(
         "provenance",
         "violation",
@@ -73,6 +74,7 @@ README = (
     Rule("coverage", "violation", "the fixed validation split is scored in full", "README, Data"),
     Rule("bytes", "violation", "val_bpb is over the bytes of the text, proved with certainty", "README, Metric"),
     Rule("declared", "warning", "the README asks for no declarations", "README is silent"),
+    Rule("record", "violation", "the numbers belong to the run that is kept beside them", "#1594, #2124, #2148"),
     Rule("provenance", "violation", "the paid prefix is out of scope", "README, Data (2026-03-20)"),
     Rule("stream-order", "warning", "evaluate however you like", "README, Data"),
     Rule("sub-normalised", "warning", "probability is left unused: wasteful, legal", "README, Metric"),
@@ -98,6 +100,7 @@ ORGANIZER = (
     Rule(
         "declared", "violation", "no mixing across BOS where documents are isolated", "#1797 (2026-04-26), #1851, #1855"
     ),
+    Rule("record", "violation", "the numbers belong to the run that is kept beside them", "#1594, #2124, #2148"),
     Rule("provenance", "violation", "the paid prefix is out of scope", "#168, #262, #275"),
     Rule(
         "stream-order",

@@ -9,6 +9,7 @@ A scorer has ``vocab_size`` and ``score(tokens)``.  Anything else is an optional
     byte_counts(tokens) -> int64 [T]         bytes that each target stands for
     bpb(tokens) -> float                     the figure claimed for the stream
     build(tokens) -> bytes                   the artifact that is built when the validation file holds ``tokens``
+    strict(tokens) -> (rows [2], breaches [n, 5])   engine scorers: a replay with the target withheld
 
 and attributes: ``bos_id``, ``document_isolation`` (declared property), ``seq_len`` (a tail shorter than this may be
 left unbooked), ``precision`` ("bfloat16" or "float16": rounding of this size is expected).
@@ -27,7 +28,7 @@ import numpy.typing as npt
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-FACES = ("score_batch", "ledger", "order", "encode", "decode", "byte_counts", "bpb", "build")
+FACES = ("score_batch", "ledger", "order", "encode", "decode", "byte_counts", "bpb", "build", "strict")
 MAX_VOCAB = 1 << 22
 
 
@@ -59,6 +60,8 @@ class Facts:
     document_isolation: bool = False
     seq_len: int = 0
     precision: str = "float32"
+    stages: tuple[str, ...] = ()
+    """Names of the stages of an engine scorer."""
 
 
 @dataclass
@@ -107,6 +110,7 @@ def read_facts(scorer: Any) -> Facts:
         document_isolation=bool(getattr(scorer, "document_isolation", False)),
         seq_len=max(0, int(getattr(scorer, "seq_len", 0) or 0)),
         precision=str(getattr(scorer, "precision", "float32")),
+        stages=tuple(str(name)[:80] for name in getattr(scorer, "stages", ())),
     )
 
 

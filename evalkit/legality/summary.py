@@ -25,6 +25,9 @@ def print_verdict(verdict: Verdict, console: Console | None = None) -> None:
     if verdict.verdict == "inconclusive":
         console.print(f"  {verdict.reason}", markup=False)
     _results(console, {**verdict.laws, **verdict.ledgers})
+    for check in verdict.checks:
+        mark = "" if check.status == "ok" else f"{check.status}: "
+        console.print(f"  {check.test:4s} {check.name}: {mark}{check.detail}", markup=False)
     for evidence in verdict.evidence:
         console.print(f"{evidence.law}: {evidence.sentence}", markup=False)
         console.print(f"  {evidence.value:.6g} {evidence.unit}, at most {evidence.limit:.6g} is rounding", markup=False)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 LAWS = ("causal", "normalised", "score-first", "single-pass")
-LEDGERS = ("coverage", "bytes", "provenance", "declared")
+LEDGERS = ("coverage", "bytes", "provenance", "declared", "record")
 SCHEMA = 1
 
 
@@ -39,6 +39,16 @@ class Evidence(msgspec.Struct, kw_only=True):
     """Was it seen again when asked on its own?"""
 
 
+class Check(msgspec.Struct, kw_only=True):
+    """One more thing that was looked at.  ``ledger``: what it counts for when it fails ("" for none)."""
+
+    test: str
+    name: str
+    status: str
+    detail: str
+    ledger: str = ""
+
+
 class Verdict(msgspec.Struct, kw_only=True):
     """``verdict``: legal, violation or inconclusive (``reason`` says why)."""
 
@@ -52,6 +62,8 @@ class Verdict(msgspec.Struct, kw_only=True):
     evidence: list[Evidence] = msgspec.field(default_factory=list)
     power: dict[str, Any] = msgspec.field(default_factory=dict)
     track: dict[str, Any] = msgspec.field(default_factory=dict)
+    checks: list[Check] = msgspec.field(default_factory=list)
+    """Of engine targets: what else was looked at."""
     notes: list[str] = msgspec.field(default_factory=list)
     rules: list[dict[str, str]] = msgspec.field(default_factory=list)
     vocab_size: int = 0

@@ -8,6 +8,7 @@ from evalkit.errors import InputError
 from evalkit.legality.probes.declared import build_outcome, isolation_outcome, recall_outcome
 from evalkit.legality.probes.ledgers import bpb_outcome, bytes_outcome, coverage_outcomes
 from evalkit.legality.probes.probe import Outcome, Probe, mass_outcome, suffix_outcome, unpack
+from evalkit.legality.probes.strict import strict_outcome
 from evalkit.legality.probes.tolerance import Tolerance
 from evalkit.legality.scorer import Box, Int64
 
@@ -26,7 +27,11 @@ def ask(box: Box, probe: Probe, tolerance: Tolerance) -> Outcome:
     if probe.test == "document" and other is not None:
         return isolation_outcome(box, tokens, other, probe.position, tolerance)
     if probe.test == "build" and other is not None:
+        _needs(box, "build", probe)
         return build_outcome(box, tokens, other)
+    if probe.test == "strict":
+        _needs(box, "strict", probe)
+        return strict_outcome(box, tokens, probe.position)
     if probe.test == "recall":
         return recall_outcome(box, tokens, probe.position, probe.count)
     if probe.test == "call":
@@ -36,6 +41,8 @@ def ask(box: Box, probe: Probe, tolerance: Tolerance) -> Outcome:
 
 
 def _ledger(box: Box, probe: Probe, tokens: Int64) -> Outcome:
+    for face in {"ledger": ("ledger",), "bytes": ("byte_counts",), "bpb": ("bpb", "encode")}.get(probe.test, ()):
+        _needs(box, face, probe)
     if probe.test == "ledger":
         outcomes = coverage_outcomes(box, tokens)
         return max(outcomes.values(), key=lambda o: (o.violated, o.value))
@@ -46,6 +53,11 @@ def _ledger(box: Box, probe: Probe, tokens: Int64) -> Outcome:
     raise InputError(
         f"--reproduce: there is no complete probe of test '{probe.test}'; copy the command from the evidence"
     )
+
+
+def _needs(box: Box, face: str, probe: Probe) -> None:
+    if face not in box.facts.faces:
+        raise InputError(f"a probe of test '{probe.test}' asks the scorer's {face}(), which this one does not have")
 
 
 def _subset(box: Box, probe: Probe) -> Int64:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from evalkit.legality.probes.probe import Outcome, Probe
 from evalkit.legality.probes.streams import Stream
 from evalkit.legality.probes.tolerance import Tolerance
 from evalkit.legality.scorer import Box, Float64, Int64
+
+ENOUGH_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,15 @@ class Lab:
     notes: list[str] = field(default_factory=list)
     screens: int = 0
     """Positions at which Z was estimated from a few tokens."""
+    withheld: bool = False
+    """The engine's own rows with the target withheld may stand for sums over the vocabulary."""
+    strict_rows: int = 0
+    strict_updates: int = 0
+    """Whole rows looked at with the target withheld, and learners' updates watched (engine scorers)."""
     recalled: int = 0
     """Tokens of the caller's that were searched for text known by heart."""
+    track: dict[str, Any] = field(default_factory=dict)
+    """Track A or B: see track.py."""
     first_target: int = 0
     """1 when token 0 is context only."""
 
@@ -85,8 +95,14 @@ class Lab:
         """Is the time for probing over?"""
         return self.deadline is not None and time.monotonic() > self.deadline
 
-    def found(self, law: str) -> bool:
-        return any(f.law == law for f in self.findings)
+    def found(self, law: str, test: str | None = None) -> bool:
+        """Is there a finding under this law (by this test)?"""
+        return any(f.law == law and test in (None, f.probe.test) for f in self.findings)
+
+    @property
+    def summed(self) -> bool:
+        """Was normalisation tested: by sums, or by enough of the engine's own rows?"""
+        return self.full_forks > 0 or (self.withheld and self.strict_rows >= ENOUGH_ROWS)
 
     @property
     def full_forks(self) -> int:

@@ -27,7 +27,7 @@ def sweep(lab: Lab, scored: Scored, count: int, screens: int = 0) -> None:
     if screens:
         groups = {"screened": _screened(lab, scored, groups, screens), **groups}
     for i, (stratum, position) in enumerate(pick(groups, count, lab.first_target)):
-        if lab.late() or lab.found("normalised"):
+        if lab.late() or lab.found("normalised", "mass"):
             break
         keep = scored.order is not None or i % 2 == 0
         if _may_fork(lab, scored, position):
@@ -43,7 +43,7 @@ def _screened(lab: Lab, scored: Scored, groups: dict[str, list[int]], count: int
     """Positions by estimated Z, the highest first.  A subset that exceeds 1 by itself is a finding at once."""
     found = []
     for _, position in pick(groups, count, lab.first_target):
-        if lab.late() or lab.found("normalised"):
+        if lab.late() or lab.found("normalised", "mass"):
             break
         if _may_fork(lab, scored, position):
             found.append((estimate(lab, scored, position), position))
@@ -86,7 +86,7 @@ def fork(lab: Lab, scored: Scored, position: int, stratum: str, *, keep: bool) -
 
 def _earlier_scores(lab: Lab, scored: Scored, position: int, replays: Int64, scores: Float64, *, keep: bool) -> None:
     """A fork is a suffix probe too: what is booked before x_t must not move with x_t."""
-    if lab.found("causal"):
+    if lab.found("causal", "suffix"):
         return
     if keep:
         time = position if scored.order is None else int(np.flatnonzero(scored.order == position)[0])

@@ -26,6 +26,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     "mass"      the probabilities of ``subset`` at ``position`` must not sum to more than 1
     "document"  ``other`` has another document before the BOS at ``position``
     "build"     the artifacts built from ``tokens`` and from ``other`` must be equal
+    "strict"    at ``position`` an engine scorer must book what its row with the target withheld says
     "recall"    ``count`` tokens from ``position`` on must not be known beforehand
     "ledger", "bytes", "bpb"  bookings, byte counts, the claimed figure
     "call"      does score() answer at all?
@@ -40,6 +41,8 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     """UTF-8 text of a byte probe."""
     count: int = 0
     """Positions a recall probe spans."""
+    world: str = ""
+    """Of an engine target: "" the setup itself, "short" with short windows and chunks, "toy" on the toy model."""
     order: bool = False
     """A suffix probe in the declared processing order."""
 

@@ -20,8 +20,8 @@ class Budget:
         self.lab, self.left = lab, questions
 
     def holds(self, probe: Probe) -> bool:
-        """Does the probe still show a violation?  (False when the budget is spent.)"""
-        if self.left <= 0 or self.lab.late():
+        """Does the probe still show a violation?  (False when the budget is spent, or at a token that is context only.)"""
+        if self.left <= 0 or self.lab.late() or probe.position < self.lab.first_target:
             return False
         self.left -= 1
         try:

@@ -21,7 +21,7 @@ OTHER_LENGTH = ("truncated", "lengthened")
 def sweep(lab: Lab, scored: Scored, count: int) -> None:
     """Replay ``scored`` with ``count`` other suffixes; stop at a violation that is not rounding."""
     for i, cut in enumerate(_cuts(lab, scored, count)):
-        if lab.late() or lab.found("causal"):
+        if lab.late() or lab.found("causal", "suffix"):
             break
         kind = SAME_LENGTH[i % len(SAME_LENGTH)]
         if i % 5 == 4 and scored.order is None:

@@ -1,0 +1,88 @@
+"""What else can be looked at in a setup?  Windows, bytes, batches, artifact size.  (Tests T7, T8, T11, T16.)"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from evalkit.legality.engine.setup import Setup, replay, stream_of
+from evalkit.legality.verdict import Check
+from evalkit.stream import Stream
+
+BATCH_TOLERANCE = 2e-3
+ARTIFACT_BYTES = 16_000_000
+
+
+def setup_checks(setup: Setup, stream: Stream) -> list[Check]:
+    """All of them, in the order of their tests."""
+    return [windows(setup, stream), byte_count(stream), batches(setup, stream), artifact(setup.model)]
+
+
+def windows(setup: Setup, stream: Stream) -> Check:
+    """T7: does the plan book every target of this stream once, in order?"""
+    expected, at = 1, -1
+    count = 0
+    for chunk in setup.plan.chunks(stream.n_targets + 1, stream.doc_start, setup.chunked()):
+        for window in chunk.windows:
+            if window.lo != expected or window.start >= window.lo:
+                at = window.lo
+            expected, count = window.hi, count + 1
+    good = at < 0 and expected == stream.n_targets + 1
+    detail = f"{count:,} windows book targets 1..{stream.n_targets:,} once, in order"
+    if not good:
+        detail = f"plan {setup.plan.name} skips or repeats at target {at if at >= 0 else expected}"
+    return Check(test="T7", name="windows", status="ok" if good else "violated", detail=detail, ledger="coverage")
+
+
+def byte_count(stream: Stream) -> Check:
+    """T8: do the bytes of the targets add up to those of the documents?"""
+    targets = stream.target_bytes(1, stream.n_targets + 1)
+    owner = stream.doc_of_target(1, stream.n_targets + 1)
+    by_document = np.bincount(owner, weights=targets, minlength=len(stream.doc_bytes)).astype(np.int64)
+    wrong = np.flatnonzero(by_document != stream.doc_bytes)
+    detail = f"{int(targets.sum()):,} bytes in {len(stream.doc_bytes):,} documents, bytes from the {stream.bytes_from}"
+    if len(wrong):
+        d = int(wrong[0])
+        detail = f"document {d}: its targets have {by_document[d]} bytes, its text {stream.doc_bytes[d]}"
+    return Check(test="T8", name="bytes", status="violated" if len(wrong) else "ok", detail=detail, ledger="bytes")
+
+
+def batches(setup: Setup, stream: Stream) -> Check:
+    """T11: do scores depend on which windows share a forward call?  One window a call against many."""
+    tokens = np.asarray(stream.tokens[: min(stream.n_targets, 1024) + 1], dtype=np.int64)
+    part = stream_of(tokens, setup.tokenizer)
+    many = replay(setup, part)
+    single = replay(replace(setup, batch_tokens=1), part)
+    moved = float(np.abs(many - single).max())
+    status = "ok" if moved <= BATCH_TOLERANCE else "warning"
+    detail = f"scores move by at most {moved:.2g} nats when every window has a forward call of its own"
+    return Check(test="T11", name="batch composition", status=status, detail=detail)
+
+
+def artifact(model: Any) -> Check:
+    """T16: bytes of the artifact against the field's cap."""
+    size = getattr(model, "size_bytes", None)
+    if size is None:
+        return Check(
+            test="T16", name="artifact size", status="not-tested", detail="the checkpoint does not say its size"
+        )
+    status = "ok" if size <= ARTIFACT_BYTES else "warning"
+    detail = f"{size:,} bytes of at most {ARTIFACT_BYTES:,} (code is not counted here)"
+    return Check(test="T16", name="artifact size", status=status, detail=detail)
+
+
+def weights_digest(model: Any) -> str:
+    """blake2b over names and bytes of all parameters and buffers."""
+    digest = hashlib.blake2b(digest_size=16)
+    module = getattr(model, "module", None)
+    if module is None:
+        return ""
+    import torch
+
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,112 @@
+"""How is a recipe audited?  Its adapters on a toy model in full, then the setup itself on its own text.
+
+Three worlds: "toy" (the same adapters on a small model, every token of the vocabulary asked), "short" (the real model,
+plan and adapters, with windows and chunks cut short so that many edges fit a slice), and "" (the setup as it is).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from evalkit.legality import effort as efforts
+from evalkit.legality.conclude import conclude
+from evalkit.legality.effort import Effort
+from evalkit.legality.engine.checks import setup_checks, weights_digest
+from evalkit.legality.engine.setup import EngineScorer, Setup
+from evalkit.legality.engine.text import merge, probe_text, slices
+from evalkit.legality.engine.toy import shortened, toy_scorer
+from evalkit.legality.probes.lab import Lab
+from evalkit.legality.referee import investigate
+from evalkit.legality.rules import ruleset as find_rules
+from evalkit.legality.scorer import Box, LocalBox
+from evalkit.legality.verdict import Check, Verdict
+from evalkit.plan import Plan
+from evalkit.stream import Stream
+
+SHORT_CHUNK = 256
+
+
+def short_plan(plan: Plan) -> Plan:
+    """The same plan with windows of at most 64 tokens and steps of at most 32 (banded: segments of 256)."""
+    most = {"seq_len": 64, "stride": 32, "window": 64, "block": 64, "segment": SHORT_CHUNK}
+    fields = {f.name for f in msgspec.structs.fields(type(plan))}
+    changes = {k: min(getattr(plan, k), v) if getattr(plan, k) else v for k, v in most.items() if k in fields}
+    return msgspec.structs.replace(plan, **changes)
+
+
+def short_setup(setup: Setup) -> Setup:
+    """The real model with a short plan, short chunks and learners that learn often."""
+    plan = short_plan(setup.plan)
+    chunk = max(plan.step, SHORT_CHUNK // plan.step * plan.step)
+    return replace(setup, plan=plan, chunk_tokens=chunk, adapters=tuple(_short(a, plan) for a in setup.adapters))
+
+
+def _short(adapter: Any, plan: Plan) -> Any:
+    """A learner's clock cut to the short plan's step."""
+    quick = shortened(adapter)
+    if quick is adapter or "chunk" not in {f.name for f in msgspec.structs.fields(type(quick.settings))}:
+        return quick
+    settings = quick.settings
+    chunk = max(plan.step, settings.chunk // plan.step * plan.step)
+    changes = {"chunk": chunk} | ({"every": 2 * chunk} if hasattr(settings, "every") else {})
+    return type(quick)(msgspec.structs.replace(settings, **changes))
+
+
+def worlds(setup: Setup) -> dict[str, Box]:
+    """The boxes that a probe of this recipe may name."""
+    quick = short_setup(setup)
+    found: dict[str, Box] = {"": LocalBox(lambda: EngineScorer(setup)), "short": LocalBox(lambda: EngineScorer(quick))}
+    if setup.adapters:
+        found["toy"] = LocalBox(lambda: toy_scorer(setup.adapters))
+    return found
+
+
+def audit_setup(
+    setup: Setup,
+    stream: Stream,
+    *,
+    target: str,
+    ruleset: str = "strict",
+    seconds: float = efforts.DEFAULT_SECONDS,
+    seed: int = 0,
+    checks: list[Check] | None = None,
+) -> Verdict:
+    """Audit a model with adapters and plan on its text.  ``checks``: what a caller has already looked at."""
+    rules, start = find_rules(ruleset), time.monotonic()
+    boxes, rng = worlds(setup), np.random.default_rng(seed)
+    before = weights_digest(setup.model)
+    lab = Lab(boxes[""], rng, efforts.QUICK, withheld=True)
+    verdict = Verdict(target=target, ruleset=ruleset, vocab_size=setup.model.vocab_size, seed=seed)
+    verdict.track = {"name": "A", "memory_tokens": setup.plan.context, "stream_tokens": stream.n_targets + 1}
+    tokens = np.asarray(stream.tokens[: 1 << 20], dtype=np.int64)
+    if "toy" in boxes:
+        toy = Lab(boxes["toy"], rng, efforts.QUICK)
+        verdict.reason = investigate(toy, None, 0.45 * seconds)
+        verdict.track = toy.track
+        merge(lab, toy, "toy")
+    short = Lab(boxes["short"], rng, Effort())
+    until = time.monotonic() + 0.3 * seconds
+    verdict.reason = verdict.reason or probe_text(short, slices(tokens, 640, 4, rng), 32, until, "short")
+    merge(lab, short, "short")
+    length = min(len(tokens), setup.chunked() + setup.plan.context + 1)
+    full = Lab(boxes[""], rng, Effort())
+    verdict.reason = verdict.reason or probe_text(full, slices(tokens, length, 1, rng), 4, start + seconds, "")
+    merge(lab, full, "")
+    verdict.checks = [*setup_checks(setup, stream), *(checks or [])]
+    verdict.checks.append(_put_back(before, weights_digest(setup.model)))
+    conclude(lab, rules, verdict)
+    verdict.calls = sum(box.meter.calls for box in boxes.values())
+    verdict.replayed_tokens = sum(box.meter.tokens for box in boxes.values())
+    verdict.seconds = round(time.monotonic() - start, 3)
+    return verdict
+
+
+def _put_back(before: str, after: str) -> Check:
+    same = before == after
+    detail = "the model's weights are as they were before the replays" if same else "a replay left other weights behind"
+    return Check(test="T6", name="weights put back", status="ok" if same else "warning", detail=detail)

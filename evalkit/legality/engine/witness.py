@@ -1,0 +1,128 @@
+"""Does the fast path book what the strict path would, with the target withheld?  (Tests T4, T5, T6.)
+
+At chosen targets the whole row of every stage is computed before the target is scored.  It must sum to 1; asking twice
+must give the same bits (a row changes no state); and the fused score that follows must be the row's own entry.  Around
+every update, a learner's state must be what it was after the update before: scoring changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from evalkit.adapters.base import Float64, Side
+from evalkit.legality.verdict import LAWS
+from evalkit.scoring.sentinel import SUM_TOLERANCE, Sentinel
+
+MOST = 1000
+"""Breaches handed on from one replay."""
+
+
+@dataclass
+class Breach:
+    """One target at which the strict path disagrees."""
+
+    law: str
+    target: int
+    stage: str
+    value: float
+    limit: float
+    sentence: str
+
+
+@dataclass
+class Record:
+    """What a witness saw."""
+
+    rows: int = 0
+    worst_sum: float = 0.0
+    updates: int = 0
+    breaches: list[Breach] = field(default_factory=list)
+
+
+class Witness(Sentinel):
+    """A sentinel that looks at given targets, goes on after a breach, and keeps a record."""
+
+    def __init__(self, stages: tuple[str, ...], targets: np.ndarray, record: Record) -> None:
+        super().__init__(0, stages)
+        self.targets, self.record = np.unique(targets), record
+
+    def positions(self, chunk: int, lo: int, hi: int) -> list[int]:
+        inside = self.targets[(self.targets >= lo) & (self.targets < hi)]
+        return inside.tolist()
+
+    def before(self, stack: Any, row: Float64, side: Side, target: int) -> None:
+        self._rows = stack.row(row.copy(), side)
+        again = stack.row(row.copy(), side)
+        assert self._rows is not None
+        for stage, values, twin in zip(self.stages, self._rows, again, strict=True):
+            total = math.fsum(values)
+            off = abs(1.0 - total)
+            self.record.worst_sum = max(self.record.worst_sum, off)
+            if not off <= SUM_TOLERANCE or float(values.min()) < 0.0:
+                what = f"stage '{stage}' gives target {target} a row that sums to {total:.12g}"
+                self._breach("normalised", target, stage, total, 1.0 + SUM_TOLERANCE, what)
+            if not np.array_equal(values, twin):
+                what = f"stage '{stage}' gives target {target} another row when asked twice: asking changes its state"
+                self._breach("score-first", target, stage, float(np.abs(values - twin).max()), 0.0, what)
+        self.record.rows += 1
+
+    def after(self, scored: Float64, token: int, target: int) -> None:
+        assert self._rows is not None
+        for stage, values, fused in zip(self.stages, self._rows, scored, strict=True):
+            if float(values[token]) != float(fused):
+                off = abs(float(values[token]) - float(fused))
+                what = (
+                    f"stage '{stage}' books p={float(fused):.9g} for target {target}; its row with the target withheld "
+                    f"says {float(values[token]):.9g}"
+                )
+                self._breach("causal", target, stage, off, 0.0, what)
+        self._rows = None
+
+    def _breach(self, law: str, target: int, stage: str, value: float, limit: float, what: str) -> None:
+        self.record.breaches.append(Breach(law, target, stage, value, limit, what))
+
+
+class WatchedLearner:
+    """A learner whose state is hashed before and after each update."""
+
+    def __init__(self, inner: Any, record: Record) -> None:
+        self._inner, self._record, self._after = inner, record, ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def attach(self, model: Any, info: Any) -> Any:
+        attached = self._inner.attach(model, info)
+        self._after = self._hash()
+        return attached
+
+    def observe(self, receipt: Any) -> None:
+        now = self._hash()
+        if now != self._after:
+            what = f"learner '{self._inner.name}' changed while targets up to {receipt.hi - 1} were being scored"
+            self._record.breaches.append(Breach("score-first", receipt.lo, self._inner.name, 1.0, 0.0, what))
+        self._inner.observe(receipt)
+        self._after = self._hash()
+        self._record.updates += 1
+
+    def _hash(self) -> str:
+        return hashlib.blake2b(self._inner.snapshot(), digest_size=16).hexdigest()
+
+
+def new_record() -> Record:
+    return Record()
+
+
+def encode(record: Record, stages: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The record as arrays that travel between processes: see :meth:`EngineScorer.strict`."""
+    rows = [
+        (LAWS.index(b.law), b.target, stages.index(b.stage) if b.stage in stages else -1, b.value, b.limit)
+        for b in record.breaches[:MOST]
+    ]
+    counts = np.array([record.rows, record.updates], dtype=np.int64)
+    return counts, np.array(rows, dtype=np.float64).reshape(len(rows), 5)
