@@ -90,7 +90,7 @@ def score(
 
     learners = [a for a in adapters if isinstance(a, Learner) and not hasattr(a, "row")]
     experts = [a for a in adapters if a not in learners]
-    options = _chunked(options or ScoreOptions(), learners)
+    options = chunked(options or ScoreOptions(), learners)
     plan = plan or default_plan(model, options.chunk_tokens)
     _check_fit(model, stream, plan, options)
     _check_chunks(plan, learners)
@@ -205,7 +205,7 @@ def _check_fit(model: Any, stream: Any, plan: Plan, options: ScoreOptions) -> No
         )
 
 
-def _chunked(options: ScoreOptions, learners: Sequence[Any]) -> ScoreOptions:
+def chunked(options: ScoreOptions, learners: Sequence[Any]) -> ScoreOptions:
     """Chunks no longer than the shortest time between two updates that a learner asks for."""
     wishes = [n for n in (getattr(learner, "chunk_tokens", 0) for learner in learners) if n]
     return replace(options, chunk_tokens=min([options.chunk_tokens, *wishes]))
