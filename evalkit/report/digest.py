@@ -13,8 +13,8 @@ from evalkit.adapters.base import Float64
 from evalkit.scoring.result import Result
 from evalkit.scoring.scores import read_scores
 
-SLAB = 1 << 19
-"""Targets read at a time: a dozen stages take 50 MB."""
+SLAB = 1 << 18
+"""Targets read at a time: a dozen stages take 25 MB."""
 POINTS = 60
 """Neighbourhoods along the stream."""
 MOVES = 0.01
