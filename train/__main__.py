@@ -10,7 +10,7 @@ from pathlib import Path
 from evalkit.errors import EvalkitError, InputError
 
 EPILOGUE = """examples:
-  python -m train --recipe tiny-cpu --data ../shared/data/train.jsonl.xz --out runs/tiny
+  python -m train --recipe tiny-cpu --data train.jsonl.xz --out runs/tiny
   python -m train --recipe smoke --data notes.txt --out runs/smoke --set run.steps=20
 
 The same command continues an interrupted run.  DIR gets train.log, run.json and model.ek."""

@@ -124,8 +124,11 @@ def _check_fit(model: Any, plan: Plan) -> None:
     if plan.carries and "banded" not in model.can:
         raise InputError(f"plan {plan.name}: this model cannot run a banded pass; use sliding:seq_len=512,stride=64")
     limit = model.max_seq_len
-    if limit is not None and not plan.carries and plan.context > limit:
-        raise InputError(f"plan {plan.name}: windows of {plan.context} tokens, but the model takes at most {limit}")
+    if limit is not None and plan.context > limit:
+        raise InputError(
+            f"plan {plan.name}: windows of {plan.context} tokens, but the model was made for at most {limit}; "
+            f"write {plan.name}:{'window' if plan.carries else 'seq_len'}={limit}"
+        )
 
 
 def _as_arrays(flat: list[torch.Tensor]) -> dict[str, np.ndarray]:

@@ -128,6 +128,11 @@ def test_a_full_disk(score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(calls) > 3
 
 
+@pytest.mark.parametrize("plan", ["banded:window=513", "sliding:seq_len=513,stride=64", "disjoint:seq_len=513"])
+def test_windows_longer_than_the_model_was_made_for(evalkit, plan: str) -> None:
+    refused(evalkit("eval", "--plan", plan, "--limit-tokens", "600"), "513", "512")
+
+
 def test_recipes(evalkit, tmp_path: Path) -> None:
     refused(evalkit("eval", tmp_path / "no.toml"), "no.toml")
     (tmp_path / "bad.toml").write_text("[run\n")
