@@ -163,12 +163,25 @@ def _side(run: Run, column: str, rows: list[int], total: int) -> dict[str, Any]:
 
 
 def changed_settings(a: Run, b: Run) -> list[list[str]]:
-    """[setting, in A, in B] of every setting that differs, and the model when its fingerprint does."""
-    one, two = (dict(flat({k: v for k, v in r.run["settings"].items() if k not in CALLING})) for r in (a, b))
-    one["model"], two["model"] = (_model(r) for r in (a, b))
-    if a.run["fingerprint"]["model"] == b.run["fingerprint"]["model"]:
-        one["model"] = two["model"] = ""
+    """[setting, in A, in B] of every setting that differs, and the model when its fingerprint does.
+
+    Stacks of other adapters are one line: their settings cannot be told apart one by one.
+    """
+    one, two = dict(flat(_told(a))), dict(flat(_told(b)))
+    if _stack(a) != _stack(b):
+        one, two = ({k: v for k, v in found.items() if not k.startswith("adapters")} for found in (one, two))
+        one["stack"], two["stack"] = _stack(a), _stack(b)
+    if a.run["fingerprint"]["model"] != b.run["fingerprint"]["model"]:
+        one["model"], two["model"] = _model(a), _model(b)
     return [[k, one.get(k, "-"), two.get(k, "-")] for k in {**one, **two} if one.get(k) != two.get(k)]
+
+
+def _told(run: Run) -> dict[str, Any]:
+    return {k: v for k, v in run.run["settings"].items() if k not in CALLING}
+
+
+def _stack(run: Run) -> str:
+    return " + ".join(["base", *(str(a.get("adapter")) for a in run.run["settings"].get("adapters", []))])
 
 
 def _model(run: Run) -> str:

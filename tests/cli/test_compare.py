@@ -40,7 +40,7 @@ def test_a_better_run_is_called_better(evalkit, runs) -> None:
     said = evalkit("compare", base, adapted)
     assert "B is better" in said.out
     assert "A is better" in evalkit("compare", adapted, base).out
-    assert "adapters[1].adapter: - -> ppm" in said.out
+    assert "settings that differ, A -> B:\n  stack: base -> base + ppm\n" in said.out
     assert "8 documents are few" in said.out
     assert said.out.isascii()
     same = evalkit("compare", adapted, adapted)
@@ -49,6 +49,13 @@ def test_a_better_run_is_called_better(evalkit, runs) -> None:
     base_only = evalkit("compare", base, adapted, "--base")
     assert "BPB (base)" in base_only.out
     assert "cannot be told apart" in base_only.out
+
+
+def test_settings_of_the_same_stack_are_compared_one_by_one(evalkit, runs) -> None:
+    one = runs("a", *PLAN, "--adapter", "ppm")
+    two = runs("b", *PLAN, "--adapter", "ppm:min_count=2", "--seed", "3")
+    said = evalkit("compare", one, two)
+    assert "  adapters[1].min_count: 1 -> 2\n  seed: 0 -> 3\n" in said.out
 
 
 def test_runs_with_other_plans_need_force(evalkit, runs) -> None:
