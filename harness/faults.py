@@ -80,6 +80,14 @@ def sentence(fault: BaseException, rank: int, place: str) -> tuple[str, int]:
     return f"rank {rank} failed ({place}) with {type(fault).__name__}: {first}", 3
 
 
+def breaks_a_line(fault: BaseException) -> bool:
+    """True for what a collective raises when another rank is gone: that rank is the cause, not this one."""
+    if not isinstance(fault, RuntimeError):
+        return False
+    words = ("connection", "gloo", "nccl", "socket", "peer", "store")
+    return any(word in str(fault).lower() for word in words)
+
+
 def pack_fault(fault: BaseException, rank: int, place: str) -> dict[str, Any]:
     """An exception as values for the wire."""
     message, code = sentence(fault, rank, place)

@@ -17,7 +17,7 @@ from evalkit.adapters.base import Learner, Needs, Receipt, StreamInfo
 from evalkit.errors import EvalkitError
 from evalkit.models.forward import Forward
 from evalkit.plan import Chunk, Plan
-from harness.faults import RankFailed
+from harness.faults import RankFailed, breaks_a_line
 from harness.job import Job
 from harness.lines import Lines
 from harness.serve import setup_message, state_digest
@@ -103,9 +103,9 @@ class SharedLearner:
             self._explain(fault)
 
     def _explain(self, fault: RuntimeError) -> None:
-        """A collective broke: another rank's fault, if one spoke or is gone, is the cause."""
-        if self._lead.lines.peers and (self._lead.lines.lost is not None or "onnection" in str(fault)):
-            self._lead.lines.next()  # raises what the other rank said, or that it is gone
+        """A collective broke: another rank's fault, if one speaks or is gone, is the cause."""
+        if breaks_a_line(fault):
+            self._lead.lines.blame()
         raise fault
 
     def snapshot(self) -> bytes:

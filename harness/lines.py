@@ -58,6 +58,19 @@ class Lines:
             raise event
         return event
 
+    def blame(self) -> None:
+        """After a collective broke: raise what another rank says, or that it is gone; return when nobody does."""
+        give_up = time.monotonic() + PATIENCE
+        while time.monotonic() < give_up:
+            if self.stopping():
+                raise Stopped("asked to stop")
+            with contextlib.suppress(queue.Empty):
+                event = self._events.get(timeout=0.1)
+                if isinstance(event, Lost):
+                    self._gone(event)
+                if isinstance(event, BaseException):
+                    raise event
+
     def ask(self, rank: int, kind: str, arrays: dict[str, np.ndarray] | None = None, **values: Any) -> Message:
         """Ask a rank and wait.  One thread asks, so answers come in order."""
         self.send(rank, kind, arrays, **values)

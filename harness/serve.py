@@ -22,7 +22,7 @@ from evalkit.models.forward import Forward
 from evalkit.plan import Window
 from evalkit.plan.parse import PLANS
 from evalkit.scoring.ledger import make_receipt
-from harness.faults import GRACE, last_words, pack_fault, sentence
+from harness.faults import GRACE, breaks_a_line, last_words, pack_fault, sentence
 from harness.job import Job
 from harness.lines import Done
 from harness.parts import Kept, Part, side_arrays
@@ -148,8 +148,10 @@ class Server:
         return 3
 
     def _failed(self, fault: Exception) -> int:
-        """Tell rank 0, leave our last words, and wait to be ended: our exit ends the job."""
+        """Tell rank 0 and leave our last words: our exit ends the job.  After the one who is the cause, if it is not us."""
         place = self.job.pulse.place
+        if breaks_a_line(fault):
+            time.sleep(GRACE)
         message, code = sentence(fault, self.job.rank, place)
         last_words(message, code)
         with contextlib.suppress(Lost):
