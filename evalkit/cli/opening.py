@@ -41,10 +41,10 @@ def open_adapters(target: str) -> list[Any]:
 def open_recipe(target: str) -> tuple[Setup, Stream]:
     """A recipe file, or "default": what ``evalkit eval`` scores without arguments."""
     if target == DEFAULT:
-        return _open(Recipe(run=RunSettings(), adapters=[(name, {}) for name in DEFAULT_ADAPTERS]))
+        return open_resolved(Recipe(run=RunSettings(), adapters=[(name, {}) for name in DEFAULT_ADAPTERS]))
     if not Path(target).is_file():
         raise InputError(f"recipe {target}: no such file")
-    return _open(read_recipe(Path(target)))
+    return open_resolved(read_recipe(Path(target)))
 
 
 def open_run(run: dict[str, Any]) -> tuple[Setup, Stream]:
@@ -63,7 +63,7 @@ def open_run(run: dict[str, Any]) -> tuple[Setup, Stream]:
         threads=run["fingerprint"].get("threads"),
     )
     names = [{k: v for k, v in a.items() if v is not None} for a in said["adapters"]]
-    return _open(Recipe(run=settings, adapters=[(a.pop("adapter"), a) for a in names]))
+    return open_resolved(Recipe(run=settings, adapters=[(a.pop("adapter"), a) for a in names]))
 
 
 def _plan(said: dict[str, Any]) -> str:
@@ -71,7 +71,8 @@ def _plan(said: dict[str, Any]) -> str:
     return f"{said['name']}:{options}" if options else said["name"]
 
 
-def _open(recipe: Recipe) -> tuple[Setup, Stream]:
+def open_resolved(recipe: Recipe) -> tuple[Setup, Stream]:
+    """Model, adapters, plan and text of a resolved recipe."""
     from evalkit.cli.session import open_parts
     from evalkit.legality.engine.setup import Setup
     from evalkit.scoring.score import default_plan
@@ -83,6 +84,44 @@ def _open(recipe: Recipe) -> tuple[Setup, Stream]:
     plan = plan or default_plan(model, run.chunk_tokens)
     setup = Setup(model, stream.tokenizer, tuple(adapters), plan, run.chunk_tokens, run.batch_tokens, run.seed)
     return setup, stream
+
+
+def open_bare(settings: dict[str, Any], checkpoint: str, tokenizer_model: bytes | None) -> tuple[Setup, Any]:
+    """A setup without any text, and its tokenizer: what a decoder opens."""
+    from evalkit.adapters.registry import make_adapter
+    from evalkit.cli.session import choose_device
+    from evalkit.legality.engine.setup import Setup
+    from evalkit.models.registry import open_checkpoint, require_torch
+    from evalkit.plan import parse_plan
+    from evalkit.stream import open_tokenizer
+
+    _calm()
+    require_torch()
+    device = choose_device(settings["device"], settings["threads"])
+    model = open_checkpoint(checkpoint, device=device)
+    tokenizer = open_tokenizer(tokenizer_model if tokenizer_model is not None else model.tokenizer_model)
+    adapters = tuple(make_adapter(name, raw) for name, raw in settings["adapters"])
+    plan = parse_plan(settings["plan"])
+    sizes = (settings["chunk_tokens"], settings["batch_tokens"], settings["seed"])
+    return Setup(model, tokenizer, adapters, plan, *sizes), tokenizer
+
+
+def bare_settings(recipe: Recipe, setup: Setup) -> dict[str, Any]:
+    """What :func:`open_bare` needs of a recipe, in JSON's types."""
+    import msgspec
+
+    from evalkit.models.device import threads
+
+    plan = {"name": setup.plan.name, **msgspec.to_builtins(setup.plan)}
+    return {
+        "plan": _plan(plan),
+        "adapters": [[name, raw] for name, raw in recipe.adapters],
+        "chunk_tokens": setup.chunk_tokens,
+        "batch_tokens": setup.batch_tokens,
+        "seed": setup.seed,
+        "device": str(setup.model.device),
+        "threads": threads(),
+    }
 
 
 def _calm() -> None:

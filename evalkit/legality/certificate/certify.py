@@ -1,0 +1,150 @@
+"""How is a certificate made, and how is it checked?  Encode on the strict path, compare with the fast path's books."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evalkit.adapters.base import Float64
+from evalkit.adapters.info import stream_info
+from evalkit.errors import InputError, NoError
+from evalkit.legality.certificate import bundle, codec
+from evalkit.legality.engine.setup import Setup, replay
+from evalkit.scoring.environment import code_fingerprint, environment
+from evalkit.stream import Stream, write_shard
+from evalkit.units import LN2, total_nats
+
+RELATIVE, ABSOLUTE_BITS = 1e-3, 64.0
+"""How far the file may be from the booked bits."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """Sizes of a certificate.  ``parts_at``: first target at which strict and fast paths differ by over 0.05 nats, or 0."""
+
+    targets: int
+    text_bytes: int
+    file_bits: int
+    booked_bits: float
+    strict_bits: float
+    manifest_bytes: int
+    artifact_bytes: int
+    worst_nats: float
+    worst_at: int
+    parts_at: int
+
+    @property
+    def holds(self) -> bool:
+        """Is the file as small as the books say, within 0.1 % and 64 bits?"""
+        return abs(self.file_bits - self.booked_bits) <= RELATIVE * self.booked_bits + ABSOLUTE_BITS
+
+
+def make(
+    setup: Setup,
+    stream: Stream,
+    folder: Path,
+    settings: dict[str, Any],
+    artifact: Path,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Account:
+    """Encode every target of ``stream`` and write the certificate.  ``settings``: what the decoder opens."""
+    booked = replay(setup, stream)[-1]
+    info = stream_info(stream, setup.seed, setup.model.vocab_size)
+    targets = np.asarray(stream.tokens[1:], dtype=np.int32)
+    bitstream, strict = codec.encode(setup, info, targets, progress)
+    text = stream.tokenizer.pieces.decode(stream.tokens[:-1], stream.tokens[1:])
+    _free(folder)
+    embedded = setup.model.tokenizer_model is not None
+    kept = folder / (bundle.ARTIFACT + artifact.suffix)
+    shutil.copyfile(artifact, kept)
+    if not embedded:
+        (folder / bundle.TOKENIZER).write_bytes(stream.tokenizer.model_bytes)
+    manifest = bundle.Manifest(
+        settings=settings,
+        fingerprint={
+            "model": setup.model.fingerprint,
+            "tokenizer": stream.tokenizer.fingerprint,
+            "code": code_fingerprint(),
+        },
+        environment=environment(str(setup.model.device)),
+        artifact=kept.name,
+        artifact_bytes=kept.stat().st_size,
+        artifact_sha256=bundle.sha256(kept.read_bytes()),
+        tokenizer_sha256="" if embedded else bundle.sha256(stream.tokenizer.model_bytes),
+        first_token=int(stream.tokens[0]),
+        targets=stream.n_targets,
+        text_bytes=len(text),
+        text_sha256=bundle.sha256(text),
+        bitstream_bytes=len(bitstream),
+        bitstream_sha256=bundle.sha256(bitstream),
+        booked_bits=total_nats(booked) / LN2,
+        strict_bits=total_nats(strict) / LN2,
+        checks=codec.block_checks(targets),
+    )
+    return _account(manifest, bundle.write(folder, manifest, bitstream), booked, strict)
+
+
+def _free(folder: Path) -> None:
+    """The folder, empty or holding an older certificate; never anything else."""
+    ours = {bundle.BITSTREAM, bundle.MANIFEST, bundle.TOKENIZER, bundle.DECODED}
+    if folder.exists():
+        foreign = [p.name for p in folder.iterdir() if p.name not in ours and not p.name.startswith(bundle.ARTIFACT)]
+        if foreign:
+            raise InputError(
+                f"--out {folder}: holds {foreign[0]}, which is no part of a certificate; choose another folder"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ours:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _account(manifest: bundle.Manifest, manifest_bytes: int, booked: Float64, strict: Float64) -> Account:
+    apart = np.abs(booked - strict)
+    beyond = np.flatnonzero(apart > 0.05)
+    return Account(
+        targets=manifest.targets,
+        text_bytes=manifest.text_bytes,
+        file_bits=8 * manifest.bitstream_bytes,
+        booked_bits=manifest.booked_bits,
+        strict_bits=manifest.strict_bits,
+        manifest_bytes=manifest_bytes,
+        artifact_bytes=manifest.artifact_bytes,
+        worst_nats=float(apart.max()),
+        worst_at=int(apart.argmax()) + 1,
+        parts_at=int(beyond[0]) + 1 if len(beyond) else 0,
+    )
+
+
+def check(
+    setup: Setup,
+    tokenizer: Any,
+    folder: Path,
+    manifest: bundle.Manifest,
+    bitstream: bytes,
+    progress: Callable[[int], None],
+) -> Path:
+    """Decode, compare with the manifest, and write ``decoded.bin`` (a token shard).  NoError when anything differs."""
+    from evalkit.legality.engine.setup import stream_of
+
+    for name, found in (("model", setup.model.fingerprint), ("tokenizer", tokenizer.fingerprint)):
+        if manifest.fingerprint.get(name) != found:
+            raise NoError(
+                f"the {name} opened from {folder} is not the certificate's ({found[:12]}); nothing was decoded"
+            )
+    first = stream_of(np.array([manifest.first_token, manifest.first_token]), tokenizer)
+    info = stream_info(first, setup.seed, setup.model.vocab_size)
+    targets = codec.decode(setup, info, bitstream, manifest.targets, manifest.checks, progress)
+    tokens = np.concatenate([[manifest.first_token], targets])
+    text = tokenizer.pieces.decode(tokens[:-1], tokens[1:])
+    if len(text) != manifest.text_bytes or bundle.sha256(text) != manifest.text_sha256:
+        raise NoError(
+            f"the decoded text has {len(text):,} bytes with another sha256 than the original; nothing was written"
+        )
+    out = folder / bundle.DECODED
+    write_shard(out, tokens.astype(np.uint16))
+    return out

@@ -1,0 +1,101 @@
+"""How does the strict path get one row at a time?  A model that is fed one token a call, and keeps its keys and values.
+
+Encoder and decoder drive the same stepper with the same tokens, so they compute the same bits on one kind of machine.
+The fast path runs whole windows; its rows differ in the last digits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from evalkit.adapters.base import Float64, StreamInfo
+from evalkit.adapters.stack import Stack
+from evalkit.legality.certificate.walk import Step
+from evalkit.legality.engine.setup import Setup, is_learner
+from evalkit.models.forward import BatchRows
+from evalkit.plan import Window
+from evalkit.scoring.ledger import make_receipt
+
+CONTEXT = 8192
+"""Booked tokens that a learner's receipt carries, as in the loop."""
+
+
+class Stepper:
+    """The strict path of a setup: ``row(step)`` before a target is known, ``book(token)`` after."""
+
+    def __init__(self, setup: Setup, info: StreamInfo) -> None:
+        self.setup, self.info = setup, info
+        adapters = setup.fresh()
+        self.learners = [a for a in adapters if is_learner(a)]
+        self.stack = Stack([a for a in adapters if not is_learner(a)])
+        self.stack.begin(info)
+        self.model = setup.model
+        for learner in self.learners:
+            self.model = learner.attach(self.model, info)
+        self.tokens = [info.first_token]
+        self.nats: list[float] = []
+        self._chunk_from = 1
+        self._state: Any = None
+        self._begun = 0
+
+    def close(self) -> None:
+        for learner in reversed(self.learners):
+            learner.detach()
+
+    def row(self, step: Step) -> Float64:
+        """The distribution of target ``step.t`` after the last stage, float64 [V], from the tokens before it."""
+        if step.learn:
+            self._learn(step.t)
+        logits = self._feed(step)
+        p, side = BatchRows(step.t, step.t + 1, logits, self.stack.needs, self.info.groups).row(0)
+        return self.stack.row(p, side)[-1]
+
+    def book(self, token: int, row: Float64) -> float:
+        """Take the target of the row; returns its cost in nats."""
+        nats = float(-np.log(row[token]))
+        t = len(self.tokens)
+        before = np.array(self.tokens[-64:], dtype=np.int32)
+        one = np.array([token], dtype=np.int32)
+        self.stack.observe(make_receipt(t, one, np.array([nats]), before))
+        self.tokens.append(token)
+        self.nats.append(nats)
+        return nats
+
+    def _learn(self, t: int) -> None:
+        """Hand the booked chunk [_chunk_from, t) to the learners."""
+        lo = self._chunk_from
+        tokens = np.array(self.tokens[lo:t], dtype=np.int32)
+        before = np.array(self.tokens[max(0, lo - CONTEXT) : lo], dtype=np.int32)
+        receipt = make_receipt(lo, tokens, np.array(self.nats[lo - 1 : t - 1]), before)
+        for learner in self.learners:
+            learner.observe(receipt)
+        self._chunk_from = t
+
+    def _feed(self, step: Step) -> Any:
+        """Run the tokens that the model has not seen in this window; logits [1, V] of the last position."""
+        import torch
+
+        first = step.start if step.start >= 0 else step.t - 1
+        if step.start >= 0:
+            self._state, self._begun = None, step.start
+        with torch.no_grad():
+            if "banded" not in self.model.can:
+                return self._again(step.t)
+            ids = torch.tensor(self.tokens[first : step.t], device=self.model.device)
+            self._place(Window(first, step.t, step.t + 1))
+            logits, self._state = self.model.banded(ids, self._state, self.setup.plan.context)
+            return logits[-1:]
+
+    def _again(self, t: int) -> Any:
+        """A model without keys and values to keep: the window so far, all over again."""
+        import torch
+
+        ids = torch.tensor(self.tokens[self._begun : t], device=self.model.device)
+        self._place(Window(self._begun, t, t + 1))
+        return self.model.logits(ids[None])[0, -1:]
+
+    def _place(self, window: Window) -> None:
+        if hasattr(self.model, "place"):
+            self.model.place([window])
