@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from evalkit.errors import InputError
-from evalkit.settings import make_settings
+from evalkit.settings import make_settings, split_spec
 
 DEFAULT_ADAPTERS = ("ppm",)
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -94,5 +94,8 @@ def read_recipe(path: Path) -> Recipe:
 
 def _beside(recipe: Path, name: str) -> str:
     """A path of the recipe, relative to the recipe's folder when such a file is there."""
-    candidate = recipe.parent / name
-    return str(candidate) if not Path(name).is_absolute() and candidate.exists() else name
+    path, options = split_spec(name)
+    candidate = recipe.parent / path
+    if Path(path).is_absolute() or not candidate.exists():
+        return name
+    return str(candidate) + (name[len(path) :] if options else "")

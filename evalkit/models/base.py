@@ -24,7 +24,7 @@ class Model(Protocol):
     fingerprint: str
     """Hex digest of weights and architecture."""
     tokenizer_model: bytes | None
-    """SentencePiece model that travels inside the checkpoint, or None."""
+    """Tokenizer that travels with the checkpoint, or None: a SentencePiece model or a byte-level tokenizer.json."""
     device: Any
     module: Any
 

@@ -133,6 +133,19 @@ def test_a_recipe_is_the_flags_in_a_file(evalkit, checkpoint: Path, text: Path, 
     assert by_file["fingerprint"] == by_flags["fingerprint"]
 
 
+def test_a_recipe_finds_a_checkpoint_with_options_beside_it(
+    evalkit, checkpoint: Path, text: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "m.pt").write_bytes(checkpoint.read_bytes())
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'[run]\ncheckpoint = "m.pt:softcap=15"\ntokenizer = "byte"\ntext = ["{text}"]\nlimit_tokens = 90\n'
+    )
+    run = run_json(evalkit, recipe, "--adapter", "none")
+    plain = ("--checkpoint", checkpoint, "--text", text, "--tokenizer", "byte", "--limit-tokens", "90")
+    assert run["fingerprint"]["model"] != run_json(evalkit, *plain, "--adapter", "none")["fingerprint"]["model"]
+
+
 def test_a_budget_that_is_spent_stops_the_run(evalkit, checkpoint: Path, text: Path, tmp_path: Path) -> None:
     flags = ("--checkpoint", checkpoint, "--text", text, *BASE, "--adapter", "ppm", "--out", tmp_path / "r")
     said = evalkit("eval", *flags, "--budget", "1e-9")
