@@ -61,6 +61,10 @@ inline std::size_t check_columns(const Int32& tokens, const py::object& cands, c
     const auto ids = py::reinterpret_borrow<Int32>(cands);
     check_shape(ids, n, k, "cands");
     check_ids(ids, -1, vocab, "cands");
+    const std::int32_t* x = tokens.data();
+    const std::int32_t* c = ids.data();
+    for (std::size_t i = 0; i < n; ++i)
+        if (k == 0 || c[i * k] != x[i]) throw py::value_error("column 0 of cands must be tokens");
     return k;
 }
 

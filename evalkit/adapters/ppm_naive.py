@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
 import numpy as np
@@ -41,11 +42,11 @@ class NaiveDirichlet:
 
     def __init__(self, settings: PpmSettings, first_token: int, frozen_at: int = -1) -> None:
         self.settings = settings
-        self.counts = NaiveCounts(settings.orders, first_token, frozen_at)
+        self.counts = NaiveCounts(settings.stream_orders, first_token, frozen_at)
 
     def row(self, p: Float64) -> Float64:
         q = [float(x) for x in p]
-        for order, c in zip(self.settings.orders, self.settings.strength, strict=True):
+        for order, c in zip(self.settings.stream_orders, self.settings.strength, strict=True):
             counts = self.counts.at(order)
             total = sum(counts.values())
             if total >= self.settings.min_count and total > 0:
@@ -54,3 +55,79 @@ class NaiveDirichlet:
 
     def observe(self, token: int) -> None:
         self.counts.add(token)
+
+
+class NaiveLearned:
+    """The twin of ``ppm:escape=learned``: the same sums in the same order, on dicts of [weight, sum of squares]."""
+
+    def __init__(self, settings: PpmSettings, first_token: int, bos: int, frozen_at: int = -1) -> None:
+        self.settings, self.bos = settings, bos
+        used = (settings.stream_orders, settings.document)
+        self.orders = [tuple(range(1, max(orders, default=0) + 1)) for orders in used]
+        self.clocks = [NaiveCounts(self.orders[0], first_token, frozen_at), NaiveCounts(self.orders[1], first_token)]
+        self.stages = sorted((order, clock) for clock in (0, 1) for order in used[clock])
+        self.weights: dict[tuple, list[float]] = {}
+        self.tokens = (first_token, first_token)
+
+    def row(self, p: Float64, entropy: float = 0.0, top: int = 0) -> Float64:
+        self.active = []
+        seen = tuple(max((k for k in c.orders if c.at(k)), default=0) for c in self.clocks)
+        for order, clock in self.stages:
+            counts = self.clocks[clock].at(order)
+            if counts:
+                weights = self._weights(order, clock, counts, seen, entropy, top)
+                z = math.log(0.1 * order / 2.0)
+                for w in weights:
+                    z += w[0]
+                self.active.append((counts, float(sum(counts.values())), 1.0 / (1.0 + math.exp(-z)), weights))
+        self.base = p
+        return np.array([self._chain(v)[-1][0] for v in range(len(p))])
+
+    def _weights(
+        self, order: int, clock: int, counts: dict[int, int], seen: tuple[int, ...], entropy: float, top: int
+    ) -> list[list[float]]:
+        total, followers = sum(counts.values()), min(len(counts), 255)
+        halves = 2 * (followers.bit_length() - 1)
+        halves += followers * followers >= 2 ** (halves + 1)
+        keys: list[tuple] = [
+            ("total", min(15, total.bit_length() - 1)),
+            ("followers", min(7, 8 * followers // total), min(15, halves)),
+            ("last", self.tokens[0]),
+            ("before last", self.tokens[1]),
+            ("seen", seen),
+            ("document",),
+        ]
+        if self.settings.side:
+            keys += [("entropy", int(min(max(1.5 * entropy, 0.0), 7.0))), ("top", top)]
+        fresh = [[0.0, 3.0 if key == ("document",) else 0.1] for key in keys]
+        return [self.weights.setdefault((order, clock, *key), w) for key, w in zip(keys, fresh, strict=True)]
+
+    def _chain(self, token: int) -> list[tuple[float, float]]:
+        """(q before the stage, n / N) of each active stage, then (q after all, 0)."""
+        q, out = float(self.base[token]), []
+        for counts, total, trust, _ in self.active:
+            a = float(counts.get(token, 0)) / total
+            out.append((q, a))
+            q = (1.0 - trust) * q + trust * a
+        return [*out, (q, 0.0)]
+
+    def observe(self, token: int) -> None:
+        """Learn the target whose row was asked for last, then count it."""
+        chain = self._chain(token)
+        booked, tail = chain[-1][0], 1.0
+        for (_, _, trust, weights), (q, a) in reversed(list(zip(self.active, chain, strict=False))):
+            g = (a - q) * tail / booked * (trust * (1.0 - trust))
+            for w in weights:
+                w[1] += g * g
+                w[0] += self.settings.rate * g / math.sqrt(w[1])
+            tail *= 1.0 - trust
+        self._count(token)
+
+    def _count(self, token: int) -> None:
+        self.clocks[0].add(token)
+        self.tokens = (token, self.tokens[0])
+        if token == self.bos:
+            self.clocks[1] = NaiveCounts(self.orders[1], token)
+            self.weights = {k: w for k, w in self.weights.items() if k[2] != "document"}
+        else:
+            self.clocks[1].add(token)

@@ -37,15 +37,15 @@ def check_orders(orders: Sequence[int], owner: str, name: str = "orders") -> Non
         )
 
 
-def check_memory(memory_mib: int, vocab: int, max_order: int, owner: str) -> None:
-    """The bound must hold the empty table; raises InputError with both numbers."""
+def check_memory(size: int, vocab: int, max_order: int, owner: str, memory_mib: int) -> None:
+    """``size`` bytes, what memory_mib leaves for a table, must hold it empty; raises InputError with both numbers."""
     if vocab > MAX_VOCAB:
         raise InputError(f"{owner}: a vocabulary of {vocab} ids is more than the tables take ({MAX_VOCAB})")
-    least = -(-native().smallest_table(vocab, max_order) // MIB)
-    if memory_mib < least:
+    missing = native().smallest_table(vocab, max_order) - size
+    if missing > 0:
         raise InputError(
             f"{owner}: memory_mib={memory_mib} is too small for {vocab} ids and order {max_order}: "
-            f"give at least memory_mib={least}"
+            f"give at least memory_mib={memory_mib + -(-missing // MIB)}"
         )
 
 

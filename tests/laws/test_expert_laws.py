@@ -17,6 +17,10 @@ from evalkit.adapters.stack import Stack
 from evalkit.scoring.ledger import make_receipt
 
 EXPERTS = [
+    "ppm",
+    "ppm:side=false,orders=[2,4],document=[1,3]",
+    "ppm:document=[],orders=1..9",
+    "ppm|ppm:escape=dirichlet",
     "ppm:escape=dirichlet",
     "ppm:escape=dirichlet,c=4,min_count=2",
     "ppm:escape=dirichlet,orders=1..9,c=0.5",

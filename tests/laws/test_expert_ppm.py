@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from evalkit import _native
 from evalkit.adapters.ppm import PpmSettings
-from evalkit.adapters.ppm_naive import NaiveDirichlet
+from evalkit.adapters.ppm_naive import NaiveDirichlet, NaiveLearned
 from evalkit.adapters.registry import make_adapter
 from evalkit.errors import InputError
 
@@ -39,7 +39,7 @@ def twin_scores(config: PpmSettings, x: np.ndarray, p: np.ndarray, frozen_at: in
 
 
 def core(config: PpmSettings, vocab: int, size: int) -> _native.DirichletPpm:
-    return _native.DirichletPpm(vocab, list(config.orders), config.strength, config.min_count, size, 0)
+    return _native.DirichletPpm(vocab, list(config.stream_orders), config.strength, config.min_count, size, 0)
 
 
 @law
@@ -51,7 +51,7 @@ def core(config: PpmSettings, vocab: int, size: int) -> _native.DirichletPpm:
     c=st.sampled_from([None, 4.0, 0.01]),
 )
 def test_rows_are_the_twins(seed: int, vocab: int, orders: list[int], min_count: int, c: float | None) -> None:
-    config = PpmSettings(orders=tuple(sorted(orders)), min_count=min_count, c=c)
+    config = PpmSettings(escape="dirichlet", orders=tuple(sorted(orders)), min_count=min_count, c=c)
     x, p = stream(seed, vocab, 90), rows(seed, vocab, 89)
     fast = core(config, vocab, 1 << 26)
     fast.begin(int(x[0]))
@@ -62,7 +62,7 @@ def test_rows_are_the_twins(seed: int, vocab: int, orders: list[int], min_count:
 @given(seed=st.integers(0, 2**32 - 1), vocab=st.sampled_from([3, 40, 200]), spare=st.integers(0, 20_000))
 def test_a_full_table_keeps_what_it_has(seed: int, vocab: int, spare: int) -> None:
     """Nothing is counted after the bound is met, rows still sum to 1, memory stays below."""
-    config = PpmSettings(orders=(1, 2, 3, 4, 5))
+    config = PpmSettings(escape="dirichlet", orders=(1, 2, 3, 4, 5))
     x, p = stream(seed, vocab, 400), rows(seed, vocab, 399)
     size = _native.smallest_table(vocab, 5) + spare
     fast = core(config, vocab, size)
@@ -73,8 +73,44 @@ def test_a_full_table_keeps_what_it_has(seed: int, vocab: int, spare: int) -> No
     np.testing.assert_array_equal(got, twin_scores(config, x, p, fast.frozen_at))
 
 
+@law
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    vocab=st.sampled_from([2, 7, 60, 300]),
+    orders=st.lists(st.integers(1, 8), max_size=6, unique=True),
+    document=st.lists(st.integers(1, 7), max_size=5, unique=True),
+    side=st.booleans(),
+    rate=st.sampled_from([0.0, 0.3, 5.0]),
+)
+def test_learned_rows_are_the_twins(
+    seed: int, vocab: int, orders: list[int], document: list[int], side: bool, rate: float
+) -> None:
+    stream_orders = tuple(sorted(orders)) if orders or document else (1,)
+    config = PpmSettings(orders=stream_orders, document=tuple(sorted(document)), side=side, rate=rate)
+    x, p = stream(seed, vocab, 120), rows(seed, vocab, 119)
+    entropy, top = -(p * np.log(p)).sum(axis=1), p.argmax(axis=1).astype(np.int32)
+    fast = _native.LearnedPpm(vocab, 1, list(stream_orders), sorted(document), rate, side, 1 << 24, 1 << 22, 0)
+    fast.begin(int(x[0]))
+    twin = NaiveLearned(config, int(x[0]), bos=1)
+    got = fast.score(x[1:], None, p, entropy, top)
+    for t in range(1, len(x)):
+        np.testing.assert_array_equal(got[t - 1], twin.row(p[t - 1], float(entropy[t - 1]), int(top[t - 1])))
+        twin.observe(int(x[t]))
+
+
+def test_learning_helps_on_repeats() -> None:
+    """Trust starts low and rises where the counts are right: the second half of a repetitive text costs less."""
+    x, p = stream(3, 60, 3001), np.full((3000, 60), 1 / 60)
+    scores = {}
+    for rate in (0.0, 0.3):
+        fast = _native.LearnedPpm(60, 1, [1, 2, 3], [1, 2, 3], rate, False, 1 << 24, 1 << 22, 0)
+        fast.begin(int(x[0]))
+        scores[rate] = -np.log(fast.score(x[1:], x[1:, None].copy(), p[:, :1].copy(), None, None))
+    assert scores[0.3][1500:].mean() < 0.8 * scores[0.0][1500:].mean()
+
+
 def test_the_small_table_of_the_last_test_does_fill() -> None:
-    config = PpmSettings(orders=(1, 2, 3, 4, 5))
+    config = PpmSettings(escape="dirichlet", orders=(1, 2, 3, 4, 5))
     fast = core(config, 200, _native.smallest_table(200, 5))
     fast.begin(0)
     fast.observe(np.random.default_rng(0).integers(0, 200, 3000, dtype=np.int32))
@@ -100,9 +136,14 @@ def test_the_published_setting_is_the_published_recursion() -> None:
         ({"orders": [3, 2]}, "rising"),
         ({"orders": [0, 2]}, "within 1..24"),
         ({"orders": [2, 25]}, "within 1..24"),
-        ({"c": "-1"}, "positive"),
-        ({"c": "nan"}, "positive"),
-        ({"c": [1.0, 2.0]}, "2 numbers for 6 orders"),
+        ({"escape": "dirichlet", "c": "-1"}, "positive"),
+        ({"escape": "dirichlet", "c": "nan"}, "positive"),
+        ({"escape": "dirichlet", "c": [1.0, 2.0]}, "2 numbers for 6 orders"),
+        ({"c": "4"}, "belongs to escape=dirichlet"),
+        ({"min_count": "2"}, "belongs to escape=dirichlet"),
+        ({"document": [3, 3]}, "setting document"),
+        ({"orders": [], "document": []}, "rising"),
+        ({"rate": "nan"}, "rate"),
         ({"min_count": "0"}, "at least 1"),
         ({"min_count": "two"}, "min_count"),
         ({"ordres": [2]}, "did you mean 'orders'"),

@@ -1,0 +1,117 @@
+// How do exact counts on two clocks sharpen a distribution, with trust that is learned from booked scores?
+//
+// Stages s = (clock, order): the stream's counts and the current document's, orders interleaved from low to high.
+//
+//     q(v) := (1 - l_s) q(v) + l_s n_s(v) / N_s        l_s = sigmoid(z_s); skipped where N_s = 0
+//     z_s = b_s + sum over features f of w_f[s, value of f]
+//
+// Every feature is known before the target: bucket of N, bucket of (followers / N, followers), the last token, the token
+// before, the longest contexts seen on both clocks, a bias that starts anew with each document, and (when asked) the
+// entropy and the argmax of the model's row.  So l_s does not depend on v, and every stage maps a distribution to a
+// distribution.  After the target is booked, each weight takes an AdaGrad step along d log q(target) / d z_s.
+//
+// Secondary escape estimation (Shkarin's PPMII, 2002) over a neural distribution, with a linear model in place of one
+// counter per state.  What each feature is worth is measured in benches/DEADENDS.md.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "gram_table.hpp"
+
+namespace evalkit {
+
+struct LearnedSettings {
+    std::uint32_t vocab = 0;
+    std::int32_t bos = -1;              // counting this token begins a document
+    std::vector<int> orders;            // on the stream's clock, ascending; may be empty
+    std::vector<int> document_orders;   // on the document's clock, ascending; may be empty
+    double rate = 0.3;                  // of AdaGrad
+    bool side = false;                  // use entropy and argmax of the model's row
+    std::size_t bytes = 0;              // memory bound of the stream's table
+    std::size_t document_bytes = 0;     // memory bound of the document's table
+    std::size_t expected_tokens = 0;
+};
+
+// Entropy (nats) and argmax of the model's row; read only when LearnedSettings::side.
+struct SideView {
+    const double* entropy = nullptr;
+    const std::int32_t* top = nullptr;
+};
+
+class LearnedPpm {
+ public:
+    explicit LearnedPpm(LearnedSettings settings);
+
+    void begin(std::uint32_t first_token);
+    // p, out: [n, k].  cands: [n, k] ids, -1 where there is none; null when k == vocab and column v is token v.
+    void score(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k, const double* p,
+               SideView side, double* out);
+    // The row of the next target; what observe() needs of p and side is kept.
+    void row(const double* p, SideView side, double* out);
+    // Learn the target whose row was asked for last.  False when none was.
+    bool observe(std::uint32_t token);
+    // Count tokens without learning.
+    void replay(const std::int32_t* tokens, std::size_t n);
+
+    // All weights with their sums of squares, in a fixed order.
+    std::vector<double> weights() const;
+    // False when the number of values is wrong.
+    bool set_weights(const double* values, std::size_t n);
+
+    std::size_t bytes() const;
+    const GramTable& stream() const { return tables_[0]; }
+
+ private:
+    struct Weight {
+        double w;
+        double squares;
+    };
+    struct Stage {
+        int clock;
+        int order;
+        double bias;
+    };
+    static constexpr int kOwn = 16 + 8 * 16;  // buckets of N, then of (followers / N, followers)
+    static constexpr int kEntropies = 8;
+    static constexpr int kMaxStages = 2 * kMaxOrder;
+    static constexpr int kFeatures = 8;
+
+    void prepare(double entropy, std::int32_t top);
+    double mixed(double p);
+    void learn();
+    void count(std::uint32_t token, const std::int32_t* next, std::size_t n);
+    std::uint32_t hit(const Stage& stage) const { return tables_[static_cast<std::size_t>(stage.clock)].hit(stage.order); }
+
+    LearnedSettings settings_;
+    std::vector<Stage> stages_;
+    std::array<GramTable, 2> tables_;
+    int longest_[2] = {0, 0};
+    std::uint32_t last_ = 0, before_last_ = 0;
+
+    // Rows of one weight per stage, by the value of the feature.
+    std::vector<Weight> own_, last_token_, before_last_token_, seen_, document_, entropy_, top_;
+
+    // The position being scored: the stages with N > 0, in order.
+    struct Active {
+        std::size_t stage;
+        double total;
+        double trust;                            // l
+        std::array<Weight*, kFeatures> weights;  // whose sum gave it
+    };
+    std::array<Active, kMaxStages> active_;
+    std::size_t actives_ = 0;
+    std::size_t used_features_ = 0;
+    std::array<double, kMaxStages + 1> q_{};  // of the target, before each stage and after the last
+    std::array<double, kMaxStages> a_{};      // n / N of the target
+
+    std::vector<double> pending_;  // the row of p that row() was given
+    double pending_entropy_ = 0.0;
+    std::int32_t pending_top_ = 0;
+    bool is_pending_ = false;
+    std::vector<std::uint32_t> left_[2], counts_[2];  // scratch of row()
+};
+
+}  // namespace evalkit
