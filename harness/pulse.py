@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Any
 
-from harness.faults import LAUNCHED, last_words, leave
+from harness.faults import last_words, leave
 
 BEAT = 1.0
 """Seconds between heartbeats, at most; a quarter of the limit when that is shorter."""
@@ -90,7 +90,7 @@ class Pulse:
         leave(message, 3)
 
     def _check_own(self) -> None:
-        if os.environ.get(LAUNCHED) and os.getppid() != self._parent:
+        if "TORCHELASTIC_RUN_ID" in os.environ and os.getppid() != self._parent:
             os._exit(3)
         if self._place and time.monotonic() - self._since > self._stuck:
             leave(
