@@ -37,6 +37,11 @@ class Lead:
         """Learners become shared ones; experts stay: they live on rank 0 alone."""
         return [self._shared(a) if isinstance(a, Learner) and not hasattr(a, "row") else a for a in adapters]
 
+    @property
+    def ties_ranks(self) -> bool:
+        """True when the bits depend on the number of ranks: learners whose gradients are added in any order."""
+        return self._learners > 0 and self.job.size > 1 and not self.job.deterministic
+
     def _shared(self, learner: Learner) -> SharedLearner:
         shared = SharedLearner(learner, self._learners, self)
         self._learners += 1

@@ -160,6 +160,7 @@ def execute(
         sentinel=run.sentinel,
         budget_seconds=run.budget,
         save_scores=run.save_scores,
+        ranks=run.nproc if lead is not None and lead.ties_ranks else "any",
         extra={
             "checkpoint": run.checkpoint or "bundled",
             "tokenizer": stream.tokenizer.name,

@@ -54,6 +54,8 @@ class ScoreOptions:
     base_pass: bool = True
     """With learners: score the same windows with the model as it was before each of them, one more forward a learner.
     Without it the base of the result is the adapted model, and the learners' own gain is not known."""
+    ranks: int | str = "any"
+    """Number of ranks that a run must be resumed on: learners that sum gradients in any order tie it down."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Written into ``settings`` as they are (how the run was called)."""
 
@@ -100,7 +102,7 @@ def score(
     compared = learners if options.base_pass else []
     stages = ("model", *(a.name for a in [*compared, *experts]))
     settings = json.loads(json.dumps(_settings(plan, adapters, options)))  # tuples become lists, as in the files
-    fingerprint = _fingerprint(model, stream, settings)
+    fingerprint = _fingerprint(model, stream, settings, options.ranks)
     folder = run_folder(out)
     models = [model]
     for learner in learners:
@@ -245,7 +247,7 @@ def _settings(plan: Plan, adapters: Sequence[Any], options: ScoreOptions) -> dic
     }
 
 
-def _fingerprint(model: Any, stream: Any, settings: dict[str, Any]) -> dict[str, Any]:
+def _fingerprint(model: Any, stream: Any, settings: dict[str, Any], ranks: int | str) -> dict[str, Any]:
     """What must agree for a run to be resumed.  Budget and the way of calling may differ."""
     from evalkit.models.device import device_kind, threads
 
@@ -257,6 +259,7 @@ def _fingerprint(model: Any, stream: Any, settings: dict[str, Any]) -> dict[str,
         **{key: settings[key] for key in keep},
         "device": device_kind(str(model.device)),
         "threads": threads(),
+        "ranks": ranks,
         "code": code_fingerprint(),
     }
 
