@@ -53,9 +53,9 @@ def test_a_better_run_is_called_better(evalkit, runs) -> None:
 
 def test_settings_of_the_same_stack_are_compared_one_by_one(evalkit, runs) -> None:
     one = runs("a", *PLAN, "--adapter", "ppm")
-    two = runs("b", *PLAN, "--adapter", "ppm:min_count=2", "--seed", "3")
+    two = runs("b", *PLAN, "--adapter", "ppm:rate=0.2", "--seed", "3")
     said = evalkit("compare", one, two)
-    assert "  adapters[1].min_count: 1 -> 2\n  seed: 0 -> 3\n" in said.out
+    assert "  adapters[1].rate: 0.3 -> 0.2\n  seed: 0 -> 3\n" in said.out
 
 
 def test_runs_with_other_plans_need_force(evalkit, runs) -> None:
