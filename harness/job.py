@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from evalkit.adapters.ranks import SOLO
 from evalkit.errors import InputError
+from harness.meet import Meeting
 from harness.pulse import Pulse
 from harness.wire import Peer
 
@@ -42,12 +43,17 @@ class Job:
         self.device = choose_device(device, self.local_rank)
         self.threads = threads or threads_per_rank(self.local_size)
         self.backend = "gloo" if self.device == "cpu" or device == self.device else "cpu:gloo,cuda:nccl"
-        store = _store() if self.size > 1 else None
-        self.pulse = Pulse(store, self.rank, self.size, hang_seconds, stuck_seconds).start()
+        timeout = timedelta(seconds=collective_seconds)
+        meeting = Meeting(_store(), self.rank, self.size, timeout) if self.size > 1 else None
+        self.pulse = Pulse(
+            meeting.store if meeting else None, self.rank, self.size, hang_seconds, stuck_seconds
+        ).start()
         self._control: Any = None
+        self._ranks: Any = None
         self.peers: dict[int, Peer] = {}
-        if store is not None:
-            self._join(store, timedelta(seconds=collective_seconds))
+        if meeting is not None:
+            self._join(meeting.store, timeout)
+            meeting.over()
         torch.set_num_threads(self.threads)
 
     def _join(self, store: Any, timeout: timedelta) -> None:
@@ -76,7 +82,17 @@ class Job:
         """What learners get to share their steps with; SOLO in a job of one rank."""
         from harness.reduce import GroupRanks
 
-        return GroupRanks(self.rank, self.size, self.deterministic) if self.size > 1 else SOLO
+        if self.size == 1:
+            return SOLO
+        if self._ranks is None:
+            self._ranks = GroupRanks(self.rank, self.size, self.deterministic, self.device)
+        return self._ranks
+
+    def traffic(self) -> dict[str, int]:
+        """Bytes over this rank's lines, and calls and bytes of the learners' collectives."""
+        lines = sum(peer.bytes_in + peer.bytes_out for peer in self.peers.values())
+        calls, size = (self._ranks.calls, self._ranks.bytes) if self._ranks is not None else (0, 0)
+        return {"line_bytes": lines, "collectives": calls, "collective_bytes": size}
 
     def close(self) -> None:
         """Leave the job in good order; after this no rank is missed."""
@@ -111,7 +127,7 @@ def threads_per_rank(local_size: int) -> int:
 
 
 def _store() -> Any:
-    """The store that torchrun made for this attempt (its keys carry the attempt, so restarts do not meet)."""
+    """The store that torchrun made; it may be that of an earlier attempt, see :mod:`harness.meet`."""
     from torch.distributed.rendezvous import rendezvous
 
     store, _, _ = next(iter(rendezvous("env://")))

@@ -18,8 +18,8 @@ from evalkit.errors import EvalkitError
 class GroupRanks:
     """See :class:`evalkit.adapters.ranks.Ranks`.  Counts calls and bytes for the trace."""
 
-    def __init__(self, rank: int, size: int, deterministic: bool) -> None:
-        self.rank, self.size, self.deterministic = rank, size, deterministic
+    def __init__(self, rank: int, size: int, deterministic: bool, device: str = "cpu") -> None:
+        self.rank, self.size, self.deterministic, self._device = rank, size, deterministic, device
         self.calls = self.bytes = 0
 
     def share(self, n: int) -> range:
@@ -61,7 +61,7 @@ class GroupRanks:
         """Padded to the largest shape: one all-gather for matrices of different sizes."""
         mine = {part: compute(part) for part in self.share(n)}
         sizes = [torch.Size(shape).numel() for shape in shapes]
-        like = torch.zeros(max(sizes, default=0), device=_device(), dtype=torch.float32)
+        like = torch.zeros(max(sizes, default=0), device=self._device, dtype=torch.float32)
 
         def padded(part: int) -> Tensor:
             flat = mine[part].reshape(-1).to(like)
@@ -71,17 +71,13 @@ class GroupRanks:
         return [flat[:size].view(shape) for flat, size, shape in zip(everyone, sizes, shapes, strict=True)]
 
     def decide(self, value: float) -> float:
-        number = torch.tensor([float(value)], dtype=torch.float64, device=_device())
+        number = torch.tensor([float(value)], dtype=torch.float64, device=self._device)
         dist.broadcast(number, src=0)
         return float(number[0])
 
     def _count(self, tensor: Tensor) -> None:
         self.calls += 1
         self.bytes += tensor.numel() * tensor.element_size()
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if "nccl" in str(dist.get_backend_config()) else "cpu")
 
 
 def _checked(part: Tensor, like: Tensor) -> Tensor:

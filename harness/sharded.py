@@ -160,6 +160,7 @@ def rank_stats(job: Job) -> dict[str, Any]:
         "threads": job.threads,
         "peak_memory_bytes": peak_memory_bytes(),
         "device_peak_bytes": peak,
+        **job.traffic(),
     }
 
 

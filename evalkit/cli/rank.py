@@ -18,6 +18,7 @@ from evalkit.cli.main import build_parser, guarded
 from evalkit.cli.recipe import Recipe
 from evalkit.cli.session import say, threads_of
 from evalkit.cli.stop import last_resort, on_sigterm
+from evalkit.errors import EvalkitError
 
 STOP_SECONDS = 8.0
 """From SIGTERM to the end of rank 0, at most; torchrun's patience is longer."""
@@ -73,6 +74,7 @@ def _lead(args: argparse.Namespace, asked: Callable[[], bool]) -> int:
     from evalkit.cli.session import execute
     from harness.faults import LAUNCHED, note_stop
     from harness.lead import Lead
+    from harness.lines import GONE
 
     recipe = resolve(args)
     job = _job(recipe, args.out)
@@ -88,6 +90,8 @@ def _lead(args: argparse.Namespace, asked: Callable[[], bool]) -> int:
     if result.run["budget"]["stopped"] == "signal" and os.environ.get(LAUNCHED):
         note_stop(result.run["totals"]["targets"])  # the launcher knows who was asked, and speaks
         return 0
+    if result.run["budget"]["stopped"] == "signal" and lead.lines.lost is not None:
+        raise EvalkitError(GONE.format(lead.lines.lost))
     return finish(result, args)
 
 

@@ -103,6 +103,9 @@ class ThreadJob:
         else:
             tensor.copy_(self.tokens.get(timeout=60))
 
+    def traffic(self) -> dict[str, int]:
+        return {}
+
     def ranks(self) -> Any:
         return ThreadRanks(self.rank, self.size, self.barrier, self.board) if self.size > 1 else SOLO
 

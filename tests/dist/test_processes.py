@@ -160,6 +160,7 @@ def test_a_rank_that_dies_is_started_again(checkpoint: Path, text: Path, tmp_pat
     assert run["world_size"] == 2
     assert run["resumed_chunks"] >= 7
     assert [rank["rank"] for rank in run["ranks"]] == [0, 1]
+    assert all(rank["line_bytes"] > 0 and rank["collectives"] > 0 for rank in run["ranks"])
     names = {e["args"]["name"] for e in json.loads((out / "trace.json").read_text())["traceEvents"] if e["ph"] == "M"}
     assert {"rank 0", "rank 1", "loop", "forward"} <= names
 
