@@ -37,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("target", metavar="TARGET")
+    parser.add_argument("target", metavar="TARGET", nargs="?", help="see below")
     parser.add_argument("--ruleset", metavar="R", help="strict (default), readme, organizer-2026-05")
     parser.add_argument("--json", metavar="F", help="write the verdict to F; '-' prints it")
     parser.add_argument("--html", metavar="F", help="write a page with the evidence drawn")
@@ -51,13 +51,23 @@ def add_parser(subparsers: Any) -> None:
         "--memory-gb", type=float, default=8.0, metavar="N", help="memory it may hold (default 8; 0: any)"
     )
     parser.add_argument("--vocab-tokens", metavar="FILE.bin", help="real tokens of its vocabulary, probed as well")
+    parser.add_argument("--tokenizer", metavar="T", help="of a run whose checkpoint carries none")
     parser.add_argument(
         "--reproduce", metavar="PROBE", help="ask one recorded probe again: its JSON, or a verdict file"
+    )
+    group = parser.add_argument_group("where the text came from (without TARGET)")
+    group.add_argument("--train-manifest", nargs="+", metavar="M", help="manifests or texts of what was trained on")
+    group.add_argument("--val-manifest", nargs="+", metavar="N", help="manifests or texts of what is scored")
+    group.add_argument("--artifact", metavar="A", help="say its size and sha256 in the verdict")
+    group.add_argument(
+        "--build", metavar="CMD", help="command with {val} and {out}: the artifact must not change with {val}"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     _check(args)
+    if args.target is None:
+        return _provenance(args)
     if args.target.lower() == "zoo:all":
         return _whole_zoo(args)
     from evalkit.legality.scorer import ScorerFault
@@ -77,6 +87,26 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--memory-gb must be 0 (no limit) or more, got {args.memory_gb:g}")
     if args.seed < 0:
         raise InputError(f"--seed must be 0 or more, got {args.seed}")
+
+
+def _provenance(args: argparse.Namespace) -> int:
+    """Overlap of training and validation text, and the artifact's dependence on the latter."""
+    from evalkit.legality.provenance import artifact_check, build_check, overlap_checks
+    from evalkit.legality.rules import ruleset
+    from evalkit.legality.verdict import from_checks
+
+    if not args.val_manifest or not (args.train_manifest or args.build):
+        raise InputError(
+            "give a TARGET, or --val-manifest with --train-manifest or --build; see 'evalkit audit --help'"
+        )
+    checks = [] if args.artifact is None else [artifact_check(args.artifact)]
+    if args.train_manifest:
+        checks += overlap_checks(args.train_manifest, args.val_manifest)
+    if args.build:
+        checks.append(build_check(args.build, args.val_manifest[0]))
+    rules = ruleset(args.ruleset or "strict")
+    target = args.artifact or ", ".join(args.val_manifest)
+    return _say(from_checks(checks, target, args.ruleset or "strict", rules["provenance"].severity), args)
 
 
 def _limits(args: argparse.Namespace) -> Any:
@@ -138,7 +168,7 @@ def _engine(args: argparse.Namespace, kind: str) -> int:
     from evalkit.legality.engine.run import read_run, run_checks
 
     run = read_run(Path(args.target)) if kind == "run" else None
-    setup, stream = open_recipe(args.target) if run is None else open_run(run)
+    setup, stream = open_recipe(args.target) if run is None else open_run(run, args.tokenizer)
     if args.reproduce:
         return _reproduce(worlds(setup), args)
     checks = [] if run is None else run_checks(Path(args.target), run, setup, stream)

@@ -115,11 +115,13 @@ def _decode(args: argparse.Namespace) -> int:
     from evalkit.legality.certificate.certify import check
 
     folder = Path(args.decode)
+    (folder / bundle.DECODED).unlink(missing_ok=True)
     manifest, bitstream = bundle.read(folder)
     artifact = bundle.check_artifact(folder, manifest)
     options = manifest.settings.get("options")
     own = (folder / bundle.TOKENIZER).read_bytes() if manifest.tokenizer_sha256 else None
     setup, tokenizer = open_bare(manifest.settings, f"{artifact}:{options}" if options else str(artifact), own)
+    _warn(manifest, setup)
     start = time.perf_counter()
     out = check(setup, tokenizer, folder, manifest, bitstream, _progress("decoded", manifest.targets))
     seconds = time.perf_counter() - start
@@ -142,6 +144,18 @@ def _decode(args: argparse.Namespace) -> int:
         ],
     )
     return 0
+
+
+def _warn(manifest: Any, setup: Any) -> None:
+    """Other code or another machine may compute other last digits: say so before it shows."""
+    from evalkit.scoring.environment import code_fingerprint, environment
+
+    here = environment(str(setup.model.device))
+    differs = [k for k in ("processor", "threads", "device_name") if here.get(k) != manifest.environment.get(k)]
+    differs += ["torch"] if here["packages"].get("torch") != manifest.environment["packages"].get("torch") else []
+    differs += ["evalkit's code"] if code_fingerprint() != manifest.fingerprint.get("code") else []
+    if differs:
+        print(f"other than at the encoder: {', '.join(differs)}; the decoder may part from it", file=sys.stderr)
 
 
 def _print(args: argparse.Namespace, record: dict[str, Any], lines: list[str]) -> None:

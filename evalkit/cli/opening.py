@@ -47,12 +47,16 @@ def open_recipe(target: str) -> tuple[Setup, Stream]:
     return open_resolved(read_recipe(Path(target)))
 
 
-def open_run(run: dict[str, Any]) -> tuple[Setup, Stream]:
-    """Model, adapters and text of a run, from the settings kept in run.json."""
+def open_run(run: dict[str, Any], tokenizer: str | None = None) -> tuple[Setup, Stream]:
+    """Model, adapters and text of a run, from the settings kept in run.json.
+
+    ``tokenizer``: where it lies, when neither the checkpoint carries it nor its name is a path from here.
+    """
     said = run["settings"]
     bundled = said.get("checkpoint") in (None, "bundled")
     settings = RunSettings(
         checkpoint=None if bundled else said["checkpoint"],
+        tokenizer=tokenizer or _named_tokenizer(said.get("tokenizer")),
         text=list(said.get("text") or []),
         plan=_plan(said["plan"]),
         limit_tokens=said.get("limit_tokens"),
@@ -64,6 +68,13 @@ def open_run(run: dict[str, Any]) -> tuple[Setup, Stream]:
     )
     names = [{k: v for k, v in a.items() if v is not None} for a in said["adapters"]]
     return open_resolved(Recipe(run=settings, adapters=[(a.pop("adapter"), a) for a in names]))
+
+
+def _named_tokenizer(name: str | None) -> str | None:
+    """A tokenizer's name that opens it: "byte260", or a path that is there."""
+    from evalkit.stream.tokenizer import BYTE_NAMES
+
+    return name if name and (name in BYTE_NAMES or Path(name).is_file()) else None
 
 
 def _plan(said: dict[str, Any]) -> str:
@@ -113,9 +124,11 @@ def bare_settings(recipe: Recipe, setup: Setup) -> dict[str, Any]:
     from evalkit.models.device import threads
 
     plan = {"name": setup.plan.name, **msgspec.to_builtins(setup.plan)}
+    kept = [msgspec.to_builtins(getattr(a, "settings", None)) or {} for a in setup.adapters]
+    resolved = [{k: v for k, v in settings.items() if v is not None} for settings in kept]
     return {
         "plan": _plan(plan),
-        "adapters": [[name, raw] for name, raw in recipe.adapters],
+        "adapters": [[name, raw] for (name, _), raw in zip(recipe.adapters, resolved, strict=True)],
         "chunk_tokens": setup.chunk_tokens,
         "batch_tokens": setup.batch_tokens,
         "seed": setup.seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 
@@ -57,7 +58,7 @@ def _table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         seen = ", ".join(row["sources"][:4]) + (" ..." if len(row["sources"]) > 4 else "")
         table.add_row(row["id"], row["law"], row["title"], seen)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
     console.print(table)
     console.print(
         "'evalkit zoo A4' shows the code, 'evalkit zoo A4:fix' its legal form, 'evalkit audit zoo:A4' runs it"

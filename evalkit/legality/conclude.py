@@ -132,7 +132,7 @@ def _count_checks(verdict: Verdict) -> None:
         if not check.ledger or check.status not in ("ok", "violated"):
             continue
         result = verdict.ledgers[check.ledger]
-        if check.status == "violated" or result.status == "not-tested":
+        if (check.status == "violated" and result.status != "violated") or result.status == "not-tested":
             result.status, result.detail = check.status, check.detail
         result.probes += 1
 

@@ -88,6 +88,22 @@ class Verdict(msgspec.Struct, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(_finite(msgspec.to_builtins(self))), indent=1).decode()
 
 
+def from_checks(checks: list[Check], target: str, ruleset: str, severity: str) -> Verdict:
+    """A verdict on provenance alone: the laws are not tested, so it is legal as far as the checks go."""
+    verdict = Verdict(target=target, ruleset=ruleset, checks=checks)
+    verdict.laws = {law: Result(detail="no scorer was given") for law in LAWS}
+    broken = [c for c in checks if c.status == "violated"]
+    status = "ok" if any(c.status == "ok" and c.ledger for c in checks) else "not-tested"
+    result = Result(status=status, probes=len(checks))
+    if broken:
+        result.status = "violated" if severity == "violation" else "warning"
+        result.detail = broken[0].detail
+    verdict.ledgers = {"provenance": result}
+    verdict.verdict = {"violated": "violation", "not-tested": "inconclusive"}.get(result.status, "legal")
+    verdict.reason = result.detail
+    return verdict
+
+
 def gate_fraction(probes: int) -> float:
     """Largest share of positions a silent gate may still occupy, at 95 %, after ``probes`` clean random positions.
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from evalkit.legality.engine.setup import Setup, replay, stream_of
+from evalkit.legality.rules import ARTIFACT_BYTES
 from evalkit.legality.verdict import Check
 from evalkit.stream import Stream
 
 BATCH_TOLERANCE = 2e-3
-ARTIFACT_BYTES = 16_000_000
 
 
 def setup_checks(setup: Setup, stream: Stream) -> list[Check]:

@@ -13,7 +13,7 @@ from evalkit.adapters.info import stream_info
 from evalkit.adapters.stack import Stack
 from evalkit.legality.scorer import Int64
 from evalkit.models.forward import Forward
-from evalkit.plan import Plan
+from evalkit.plan import Chunk, Plan
 from evalkit.scoring.ledger import Ledger
 from evalkit.scoring.loop import Loop
 from evalkit.scoring.sentinel import Sentinel
@@ -87,8 +87,24 @@ class Nats:
         """Nothing to close."""
 
 
-def replay(setup: Setup, stream: Stream, sentinel: Sentinel | None = None) -> Float64:
-    """Run the loop over a stream with fresh adapters; nats float64 [S+1, n_targets], the model's stage first."""
+@dataclass
+class Assembly:
+    """A loop with fresh adapters, attached, and where its nats go."""
+
+    loop: Loop
+    kept: Nats
+
+    def nats(self) -> Float64:
+        """float64 [S+1, n], the model's stage first."""
+        return np.concatenate(self.kept.parts, axis=1)
+
+    def detach(self) -> None:
+        for learner in reversed(self.loop.learners):
+            learner.detach()
+
+
+def assemble(setup: Setup, stream: Stream, sentinel: Sentinel | None = None, first_target: int = 1) -> Assembly:
+    """Put a setup together over a stream, ready to book from ``first_target`` on."""
     adapters = setup.fresh()
     learners = [setup.wrap(a) for a in adapters if is_learner(a)]
     experts = [a for a in adapters if not is_learner(a)]
@@ -98,15 +114,24 @@ def replay(setup: Setup, stream: Stream, sentinel: Sentinel | None = None) -> Fl
     model, kept = setup.model, Nats()
     for learner in learners:
         model = learner.attach(model, info)
+    forward = Forward(model, setup.plan, stream.tokens, stack.needs, info.groups, setup.batch_tokens)
+    watch, ledger = sentinel or Sentinel(setup.seed, stages, enabled=False), Ledger(stages, first_target)
+    loop = Loop(stream, forward, stack, learners, ledger, watch, scores=kept)  # pyright: ignore[reportArgumentType]
+    return Assembly(loop, kept)
+
+
+def chunks_of(setup: Setup, stream: Stream) -> list[Chunk]:
+    return list(setup.plan.chunks(stream.n_targets + 1, stream.doc_start, setup.chunked()))
+
+
+def replay(setup: Setup, stream: Stream, sentinel: Sentinel | None = None) -> Float64:
+    """Run the loop over a stream with fresh adapters; nats float64 [S+1, n_targets], the model's stage first."""
+    made = assemble(setup, stream, sentinel)
     try:
-        forward = Forward(model, setup.plan, stream.tokens, stack.needs, info.groups, setup.batch_tokens)
-        watch = sentinel or Sentinel(setup.seed, stages, enabled=False)
-        loop = Loop(stream, forward, stack, learners, Ledger(stages), watch, scores=kept)  # pyright: ignore[reportArgumentType]
-        loop.run(setup.plan.chunks(stream.n_targets + 1, stream.doc_start, setup.chunked()), [])
+        made.loop.run(chunks_of(setup, stream), [])
     finally:
-        for learner in reversed(learners):
-            learner.detach()
-    return np.concatenate(kept.parts, axis=1)
+        made.detach()
+    return made.nats()
 
 
 class EngineScorer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -99,7 +100,7 @@ def print_table(rows: list[Row]) -> None:
         style = "" if r["right"] else "bold red"
         cells = (r["specimen"], r["title"], r["expected"], r["found"], ", ".join(r["laws"]))
         table.add_row(*cells, str(r["probes"]), f"{r['seconds']:.2f}", style=style)
-    console, sums = Console(highlight=False, soft_wrap=True), totals(rows)
+    console, sums = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160), totals(rows)
     console.print(table)
     console.print(
         f"{sums['caught']} of {sums['violations']} violations caught by the right law, {sums['false_alarms']} false alarms "
