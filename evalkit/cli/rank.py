@@ -20,7 +20,7 @@ from evalkit.cli.session import say, threads_of
 from evalkit.cli.stop import last_resort, on_sigterm
 from evalkit.errors import EvalkitError
 
-STOP_SECONDS = 8.0
+STOP_SECONDS = 12.0
 """From SIGTERM to the end of rank 0, at most; torchrun's patience is longer."""
 
 

@@ -1,0 +1,48 @@
+"""What do the experts add to the forward, when they run beside it?  Interleaved runs with and without them.
+
+    python -m benches.overlap [--targets 200000] [--ranks 2] [--rounds 3] [FLAGS OF evalkit eval]
+
+Writes benches/results/overlap.json: walls of each round, the ratio of medians, and the sequencer's own busy seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from benches.worldsize import RESULTS, evaluate
+
+HOST = ("propose", "gather", "experts", "book", "journal", "sentinel")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--targets", type=int, default=200_000)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    own, flags = parser.parse_known_args()
+    flags = [f for f in flags if f != "--"] + ["--limit-tokens", str(own.targets)]
+    walls: dict[str, list[float]] = {"without": [], "with": []}
+    host: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="evalkit-overlap-") as name:
+        for turn in range(own.rounds):
+            for kind, stack in (("without", ["--adapter", "none"]), ("with", [])):
+                run = evaluate(Path(name) / f"{kind}{turn}", own.ranks, [*flags, *stack])
+                walls[kind].append(run["seconds"]["wall"])
+                if kind == "with":
+                    host.append(sum(run["seconds"].get(verb, 0.0) for verb in HOST))
+                print(kind, walls[kind][-1], flush=True)
+    ratio = statistics.median(walls["with"]) / statistics.median(walls["without"])
+    report = {"targets": own.targets, "ranks": own.ranks, "walls": walls, "sequencer": host, "ratio": ratio}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "overlap.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"with experts / without: {ratio:.4f}")
+    return 0 if ratio < 1.05 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
