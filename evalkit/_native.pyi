@@ -149,3 +149,74 @@ class LearnedPpm:
     def frozen_at(self) -> int: ...
     @property
     def grams(self) -> int: ...
+
+count_buckets: int
+"""Calibration buckets of a source that counts followers."""
+
+match_buckets: int
+"""Calibration buckets of a match."""
+
+class _HintExpert:
+    @property
+    def hints(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def full_at(self) -> int:
+        """Targets counted when the memory bound made a table refuse a context; -1: never."""
+
+    def begin(self, first_token: int) -> None: ...
+    def propose(self, tokens: Int32) -> Int32:
+        """int32 [n] -> int32 [n, hints]; counts advance."""
+
+    def score(
+        self, tokens: Int32, cands: Int32 | None, own: int, p: Float64, start_mass: Float64 | None
+    ) -> Float64:
+        """For targets that were proposed and not yet scored; ``own``: first column of the hints in ``cands``."""
+
+    def row(self, p: Float64, start_mass: float) -> Float64: ...
+    def observe(self, token: int) -> None:
+        """RuntimeError when ``row`` was not called for this target."""
+
+    def replay(self, tokens: Int32) -> None: ...
+    def state(self) -> Float64: ...
+    def set_state(self, state: Float64) -> None: ...
+
+class Tilt(_HintExpert):
+    def __init__(
+        self,
+        vocab: int,
+        orders: list[int],
+        min_share: list[float],
+        min_count: list[int],
+        fixed: float,
+        theta: list[list[float]],
+        bytes: int,
+        expected_tokens: int,
+    ) -> None: ...
+
+class Match(_HintExpert):
+    def __init__(
+        self,
+        vocab: int,
+        min_length: int,
+        max_length: int,
+        misses: int,
+        theta: list[list[float]],
+        bytes: int,
+        expected_tokens: int,
+    ) -> None: ...
+
+class Agree(_HintExpert):
+    def __init__(
+        self,
+        vocab: int,
+        orders: list[int],
+        words: list[int],
+        document_words: list[int],
+        roles: npt.NDArray[np.uint8],
+        bos: int,
+        theta: list[list[float]],
+        bytes: int,
+        expected_tokens: int,
+    ) -> None: ...

@@ -3,15 +3,21 @@
 
 namespace py = pybind11;
 
+void bind_agree(py::module_& m);
 void bind_bias(py::module_& m);
 void bind_floats(py::module_& m);
 void bind_hedge(py::module_& m);
+void bind_match(py::module_& m);
 void bind_ppm(py::module_& m);
+void bind_tilt(py::module_& m);
 
 PYBIND11_MODULE(_native, m) {
     m.doc() = "The kernels of evalkit: plain C++ behind checked arrays.";
+    bind_agree(m);
     bind_bias(m);
     bind_floats(m);
     bind_hedge(m);
+    bind_match(m);
     bind_ppm(m);
+    bind_tilt(m);
 }

@@ -25,6 +25,9 @@ from evalkit.settings import make_settings, split_spec
 
 BUILT_IN = {
     "ppm": "evalkit.adapters.ppm:Ppm",
+    "best_agree": "evalkit.adapters.best_agree:BestAgree",
+    "tilt": "evalkit.adapters.tilt:Tilt",
+    "match": "evalkit.adapters.match:Match",
     "hedge": "evalkit.adapters.hedge:Hedge",
     "backoff": "evalkit.adapters.backoff:Backoff",
     "log_bias": "evalkit.adapters.log_bias:LogBias",
