@@ -25,8 +25,8 @@ struct BiasSettings {
     std::size_t stride = 16;        // targets
     bool fisher = true;
     double rate = 0.03;             // adagrad only
-    double global_prior = 8.0;      // counts; 0 switches a part off
-    double document_prior = 4.0;
+    double global_prior = 16.0;     // counts; 0 switches a part off
+    double document_prior = 5.0;
     double previous_prior = 0.0;
     double keep = 0.0;              // share of the document's bias that survives BOS
     std::size_t bytes = 0;          // bound of the vectors by previous token; tokens that come later have none

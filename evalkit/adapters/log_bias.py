@@ -28,10 +28,10 @@ class LogBiasSettings(BaseSettings, frozen=True):
     rate: Annotated[float, Meta(description="step of adagrad (nats); not used by fisher")] = 0.03
     global_prior: Annotated[
         float, Meta(description="strength of b = 0 for the stream's bias, counts; 0: no such bias")
-    ] = 8.0
+    ] = 16.0
     document_prior: Annotated[
         float, Meta(description="strength of b = 0 for the document's bias, counts; 0: no such bias")
-    ] = 4.0
+    ] = 5.0
     previous_prior: Annotated[
         float, Meta(description="strength of b = 0 for the bias after each token, counts; 0: no such bias")
     ] = 0.0
