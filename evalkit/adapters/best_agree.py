@@ -43,10 +43,14 @@ class BestAgreeSettings(Settings, frozen=True):
         if self.orders:
             check_orders(self.orders, owner)
             if self.orders[0] < 2 or len(self.orders) > 16:
-                raise InputError(f"{owner}: setting orders must be at most 16 orders of at least 2, got {list(self.orders)}")
+                raise InputError(
+                    f"{owner}: setting orders must be at most 16 orders of at least 2, got {list(self.orders)}"
+                )
         for name, words in (("words", self.words), ("document_words", self.document_words)):
             if sorted(set(words)) != list(words) or not all(1 <= w <= MAX_WORDS for w in words):
-                raise InputError(f"{owner}: setting {name} must be rising numbers within 1..{MAX_WORDS}, got {list(words)}")
+                raise InputError(
+                    f"{owner}: setting {name} must be rising numbers within 1..{MAX_WORDS}, got {list(words)}"
+                )
         if not 1 <= self.hints <= MAX_HINTS:
             raise InputError(
                 f"{owner}: these settings make {self.hints} hints a token, 1 to {MAX_HINTS} are possible "

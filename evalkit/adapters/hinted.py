@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Side, StreamInfo, TokenChunk
-from evalkit.adapters.tables import MAX_VOCAB, MIB, columns, one_target
+from evalkit.adapters.tables import MAX_VOCAB, columns, one_target
 from evalkit.errors import EvalkitError, InputError
 
 LEAST_MIB = 4

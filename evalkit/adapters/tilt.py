@@ -33,7 +33,8 @@ class TiltSettings(Settings, frozen=True):
         float | tuple[float, ...], Meta(description="least top/total of a trusted context, one or one per order")
     ] = 0.0
     min_count: Annotated[
-        int | tuple[int, ...], Meta(description="least number of times a trusted context was seen, one or one per order")
+        int | tuple[int, ...],
+        Meta(description="least number of times a trusted context was seen, one or one per order"),
     ] = 1
     memory_mib: Annotated[int, Meta(description="memory bound of text and tables, MiB; then no new contexts")] = 1024
     expected_tokens: Annotated[int, Meta(description="tokens to reserve space for at once; 0: grow as needed")] = 0
@@ -47,7 +48,9 @@ class TiltSettings(Settings, frozen=True):
                 "write orders=8..16"
             )
         if self.beta is not None and not 0.0 <= self.beta <= 20.0:
-            raise InputError(f"{owner}: setting beta must lie within 0..20 nats, got {self.beta:g}; leave it out to learn it")
+            raise InputError(
+                f"{owner}: setting beta must lie within 0..20 nats, got {self.beta:g}; leave it out to learn it"
+            )
         for name, values in (("min_share", self.min_share), ("min_count", self.min_count)):
             if isinstance(values, tuple) and len(values) != len(self.orders):
                 raise InputError(
