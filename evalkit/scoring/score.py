@@ -90,10 +90,8 @@ def score(
     from evalkit.adapters.info import stream_info
     from evalkit.adapters.stack import Stack
 
-    learners = [a for a in adapters if isinstance(a, Learner) and not hasattr(a, "row")]
-    experts = [a for a in adapters if a not in learners]
-    options = chunked(options or ScoreOptions(), learners)
-    plan = plan or default_plan(model, options.chunk_tokens)
+    learners, experts = _families(adapters)
+    options, plan = settled(model, plan, adapters, options or ScoreOptions())
     _check_fit(model, stream, plan, options)
     _check_chunks(plan, learners)
     info = stream_info(stream, options.seed, model.vocab_size)
@@ -172,6 +170,18 @@ def score(
         write_documents(folder, document_columns(table, stages, names))
         write_json(folder / "run.json", run)
     return result
+
+
+def settled(model: Any, plan: Plan | None, adapters: Sequence[Any], options: ScoreOptions) -> tuple[ScoreOptions, Plan]:
+    """The chunk size and the plan that :func:`score` takes for this stack."""
+    options = chunked(options, _families(adapters)[0])
+    return options, plan or default_plan(model, options.chunk_tokens)
+
+
+def _families(adapters: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """(learners, experts), each in stack order."""
+    learners = [a for a in adapters if isinstance(a, Learner) and not hasattr(a, "row")]
+    return learners, [a for a in adapters if a not in learners]
 
 
 def _own_forwards(

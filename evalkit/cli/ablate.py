@@ -1,0 +1,86 @@
+"""``evalkit ablate``: leave one adapter out at a time."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from evalkit.cli.eval import add_run_flags
+
+EXAMPLES = """examples:
+  evalkit ablate recipe.toml --out runs/ablation          one run per adapter, and the full stack; again: goes on
+  evalkit ablate --adapter lora_ttt --adapter ppm --limit-tokens 100000
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "ablate",
+        help="leave one adapter out at a time",
+        description="Score a stack, then the stack without each of its adapters, on the same targets and windows.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_run_flags(parser)
+    parser.add_argument("--out", metavar="DIR", help="keep every run, ablation.json and ablation.svg here")
+    parser.add_argument("--json", metavar="FILE", help="machine form; '-' prints it instead of the table")
+    parser.add_argument("--svg", metavar="FILE", help="write the plot there")
+
+
+def run(args: argparse.Namespace) -> int:
+    from evalkit.cli.eval import resolve
+    from evalkit.errors import InputError
+    from evalkit.report.ablation import ablation, ablation_svg, ablation_table
+
+    recipe = resolve(args)
+    if not recipe.adapters:
+        raise InputError("ablate: the stack is empty, there is nothing to leave out; give --adapter or a recipe")
+    for flag, name in (("--json", args.json), ("--svg", args.svg)):
+        if name and name != "-" and not Path(name).resolve().parent.is_dir():
+            raise InputError(f"{flag} {name}: its folder does not exist")
+    full, without = _runs(recipe, Path(args.out) if args.out else None)
+    found = ablation(full, without, recipe.run.seed)
+    print(json.dumps(found, indent=2) if args.json == "-" else ablation_table(found), end="")
+    files = {args.json if args.json != "-" else None: json.dumps(found, indent=2) + "\n", args.svg: ablation_svg(found)}
+    if args.out:
+        files |= {str(Path(args.out) / "ablation.json"): json.dumps(found, indent=2) + "\n"}
+        files |= {str(Path(args.out) / "ablation.svg"): ablation_svg(found)}
+    for name, content in files.items():
+        if name:
+            Path(name).write_text(content, encoding="utf-8")
+    return 0
+
+
+def _runs(recipe: Any, out: Path | None) -> tuple[Any, list[tuple[str, Any]]]:
+    """(full stack, [(name, stack without it)]): one model, one plan, one chunk size for all of them."""
+    from dataclasses import replace
+
+    from evalkit.adapters.registry import make_adapter
+    from evalkit.cli.progress import Progress
+    from evalkit.cli.session import open_parts, say
+    from evalkit.scoring.score import ScoreOptions, score, settled
+
+    run = recipe.run
+    model, stream, plan, adapters = open_parts(recipe)
+    options = ScoreOptions(run.chunk_tokens, run.batch_tokens, run.seed, run.sentinel, save_scores=run.save_scores)
+    options, plan = settled(model, plan, adapters, options)
+
+    def one(name: str, stack: list[Any], options: ScoreOptions) -> Any:
+        say(name)
+        folder = None if out is None else out / name.replace(" ", "-")
+        with Progress(stream.n_targets) as progress:
+            return score(model, stream, stack, plan, out=folder, options=options, on_chunk=progress.chunk)
+
+    full = one("full stack", adapters, options)
+    labels, without = _labels([name for name, _ in recipe.adapters]), []
+    for left_out, label in enumerate(labels):
+        stack = [make_adapter(n, raw) for i, (n, raw) in enumerate(recipe.adapters) if i != left_out]
+        without.append((label, one(f"without {label}", stack, replace(options, base_pass=False))))
+    return full, without
+
+
+def _labels(names: list[str]) -> list[str]:
+    """Names, numbered where one occurs twice."""
+    return [f"{n} {names[:i].count(n) + 1}" if names.count(n) > 1 else n for i, n in enumerate(names)]
