@@ -43,15 +43,14 @@ GramTable::GramTable(std::uint32_t vocab, int max_order, std::size_t bytes, std:
     : vocab_(vocab),
       max_order_(max_order),
       bound_(bytes),
+      expected_tokens_(expected_tokens),
       token_bits_(token_bits(vocab)),
       spill_(chunk_bytes(bytes)),
       history_(chunk_bytes(bytes)) {
     if (vocab < 2 || vocab > kMaxVocab) throw std::invalid_argument("vocab must be 2..262144");
     if (max_order < 1 || max_order > kMaxOrder) throw std::invalid_argument("max_order must be 1..24");
     if (bytes < smallest(vocab, max_order)) throw std::invalid_argument("the memory bound is too small");
-    unigram_.resize(vocab);
-    followed_.resize(vocab);
-    followed_by_.resize(vocab);
+    tokens_.resize(vocab);
     ring_.resize(kRing * kStride);
     first_log2_ = smallest_log2(vocab);
     // Real text has 0.5 to 0.7 new n-grams per token and order; lines hold 4 to 5 lanes then.
@@ -99,14 +98,9 @@ void GramTable::start(std::uint32_t token) {
 
 void GramTable::clear() {
     if (remembered_ * 8 < vocab_) {  // a short document of a large vocabulary
-        for (std::size_t i = 0; i < remembered_; ++i) {
-            const std::uint32_t v = remembered(i);
-            unigram_[v] = followed_[v] = followed_by_[v] = 0;
-        }
+        for (std::size_t i = 0; i < remembered_; ++i) tokens_[remembered(i)] = Token{};
     } else {
-        std::fill(unigram_.begin(), unigram_.end(), 0u);
-        std::fill(followed_.begin(), followed_.end(), 0u);
-        std::fill(followed_by_.begin(), followed_by_.end(), 0u);
+        std::fill(tokens_.begin(), tokens_.end(), Token{});
     }
     unigram_total_ = unigram_distinct_ = spill_used_ = 0;
     lanes_used_ = 0;
@@ -203,7 +197,7 @@ void GramTable::look_up(std::uint32_t token) {
         step_addresses(token, false);
     }
     asked_ = token;
-    hit_[1] = unigram_[token];
+    hit_[1] = tokens_[token].count;
     const Address* at = addresses(length_);
     const Gram* prefix = gram().data();
     Gram* gram = child().data();
@@ -235,7 +229,7 @@ void GramTable::look_up(std::uint32_t token) {
 }
 
 void GramTable::counts_of(std::uint32_t token, std::uint32_t* out) const {
-    out[1] = unigram_[token];
+    out[1] = tokens_[token].count;
     int k = 2;
     for (; k <= seen_; ++k) {
         const Address at = child_address(k, token);
@@ -253,7 +247,7 @@ void GramTable::followers(int order, std::vector<std::uint32_t>& tokens, std::ve
     std::uint32_t left = total(order);
     for (std::size_t i = 0; i < tokens.size() && left > 0; ++i) {
         const std::uint32_t v = tokens[i];
-        std::uint32_t n = unigram_[v];
+        std::uint32_t n = tokens_[v].count;
         if (order >= 2) {
             if (i + 16 < tokens.size()) __builtin_prefetch(&lines_[child_address(order, tokens[i + 16]).home]);
             const Address at = child_address(order, v);
@@ -360,11 +354,11 @@ inline void GramTable::count(std::uint32_t token) {
         total_[static_cast<std::size_t>(k + 1)] = hit_[static_cast<std::size_t>(k)];
         distinct_[static_cast<std::size_t>(k + 1)] = val & kMaxDistinct;
     }
-    if (unigram_[token]++ == 0) ++unigram_distinct_;
+    unigram_distinct_ += tokens_[token].count++ == 0;
     total_[1] = ++unigram_total_;
     distinct_[1] = std::min(unigram_distinct_, kMaxDistinct);
-    ++followed_[last_token_];
-    if (found_ < 2 && max_order_ >= 2) ++followed_by_[last_token_];
+    ++tokens_[last_token_].followed;
+    tokens_[last_token_].followed_by += found_ < 2;
 }
 
 // `token` is counted: go to the next position.
@@ -373,10 +367,8 @@ inline void GramTable::step(std::uint32_t token) {
     asked_ = kNoToken;
     ++length_;
     phase_ = 1 - phase_;
-    if (max_order_ >= 2) {
-        total_[2] = followed_[token];
-        distinct_[2] = std::min(followed_by_[token], kMaxDistinct);
-    }
+    total_[2] = tokens_[token].followed;
+    distinct_[2] = std::min(tokens_[token].followed_by, kMaxDistinct);
     seen_ = std::min(max_order_, found_ >= 2 ? found_ + 1 : total_[2] > 0 ? 2 : 1);
     if (!rebuilding_ && frozen_at_ < 0) remember(token);
     if (next_count_ > 0) {

@@ -81,8 +81,18 @@ class GramTable {
     // Count `token` in every order and step to the next position.
     void add(std::uint32_t token);
 
+    // Go on with the text of another table, its first token included: the same as a table of both texts joined.
+    // False when this table is frozen before or while it reads, or the other one is: then its text is incomplete.
+    bool append(const GramTable& other);
+
+    // A checked file image: settings and the counted text, from which everything else follows.  read() throws
+    // std::invalid_argument, with the reason, when the bytes are damaged; every length is checked before it is used.
+    std::vector<unsigned char> write() const;
+    static GramTable read(const unsigned char* data, std::size_t size);
+
     std::size_t bytes() const;
     std::size_t length() const { return length_; }  // tokens taken since start(), the first one included
+    std::uint32_t vocab() const { return vocab_; }
     bool frozen() const { return frozen_at_ >= 0; }
     std::int64_t frozen_at() const { return frozen_at_; }  // tokens counted when the table froze, -1 while it counts
     std::uint64_t grams() const { return lanes_used_; }    // distinct n-grams of two tokens and more
@@ -149,6 +159,7 @@ class GramTable {
     std::uint32_t vocab_;
     int max_order_;
     std::size_t bound_;
+    std::size_t expected_tokens_;
     int token_bits_;
     int first_log2_ = 0;
     int log2_lines_ = 0;
@@ -161,9 +172,12 @@ class GramTable {
     Chunks spill_;
     std::uint32_t spill_used_ = 0;
 
-    std::vector<std::uint32_t> unigram_;      // how often each token was counted
-    std::vector<std::uint32_t> followed_;     // how often each token was followed
-    std::vector<std::uint32_t> followed_by_;  // by how many different tokens
+    struct Token {
+        std::uint32_t count = 0;        // how often it was counted
+        std::uint32_t followed = 0;     // how often it was followed
+        std::uint32_t followed_by = 0;  // by how many different tokens
+    };
+    std::vector<Token> tokens_;
     std::uint32_t unigram_total_ = 0;
     std::uint32_t unigram_distinct_ = 0;
 

@@ -65,47 +65,55 @@ class LearnedPpm {
     const GramTable& stream() const { return tables_[0]; }
 
  private:
-    struct Weight {
-        double w;
-        double squares;
+    // Weights of one feature: for each of its values a row with one weight per stage, and AdaGrad's sums of squares.
+    struct Feature {
+        std::vector<double> weight;
+        std::vector<double> squares;
     };
     struct Stage {
         int clock;
         int order;
-        double bias;
     };
-    static constexpr int kOwn = 16 + 8 * 16;  // buckets of N, then of (followers / N, followers)
-    static constexpr int kEntropies = 8;
-    static constexpr int kMaxStages = 2 * kMaxOrder;
-    static constexpr int kFeatures = 8;
+    enum Shared { kLast, kBeforeLast, kSeen, kDocument, kEntropy, kTop, kSharedFeatures };
+    static constexpr std::size_t kOwn = 16 + 8 * 16;  // buckets of N, then of (followers / N, followers)
+    static constexpr std::size_t kEntropies = 8;
+    static constexpr std::size_t kMaxStages = 2 * kMaxOrder;
 
+    std::size_t values_of(int feature) const;
     void prepare(double entropy, std::int32_t top);
+    void use_row(int feature, std::size_t value);
     double mixed(double p);
+    double other(const std::uint32_t* stream, const std::uint32_t* document, double p) const;
     void learn();
     void count(std::uint32_t token, const std::int32_t* next, std::size_t n);
-    std::uint32_t hit(const Stage& stage) const { return tables_[static_cast<std::size_t>(stage.clock)].hit(stage.order); }
+    void fresh_document();
+    EVALKIT_INLINE void fetch_rows(std::uint32_t last, std::int32_t top) const;
+    const GramTable& table(const Stage& stage) const { return tables_[static_cast<std::size_t>(stage.clock)]; }
 
     LearnedSettings settings_;
     std::vector<Stage> stages_;
+    std::size_t width_ = 0;  // stages, rounded up to a multiple of 4: the length of a row
     std::array<GramTable, 2> tables_;
     int longest_[2] = {0, 0};
     std::uint32_t last_ = 0, before_last_ = 0;
 
-    // Rows of one weight per stage, by the value of the feature.
-    std::vector<Weight> own_, last_token_, before_last_token_, seen_, document_, entropy_, top_;
+    std::array<double, kMaxStages> bias_{};
+    std::array<Feature, kSharedFeatures> shared_;
+    Feature own_;  // kOwn values per stage
 
     // The position being scored: the stages with N > 0, in order.
     struct Active {
         std::size_t stage;
         double total;
-        double trust;                            // l
-        std::array<Weight*, kFeatures> weights;  // whose sum gave it
+        double trust;                    // l
+        std::size_t own_total, own_followers;
     };
     std::array<Active, kMaxStages> active_;
     std::size_t actives_ = 0;
-    std::size_t used_features_ = 0;
-    std::array<double, kMaxStages + 1> q_{};  // of the target, before each stage and after the last
-    std::array<double, kMaxStages> a_{};      // n / N of the target
+    std::array<std::size_t, kSharedFeatures> row_{};  // where the row in use begins
+    std::size_t rows_ = 0;                            // number of shared features in use
+    std::array<double, kMaxStages + 1> q_{};          // of the target, before each active stage and after the last
+    std::array<double, kMaxStages> a_{};              // n / N of the target
 
     std::vector<double> pending_;  // the row of p that row() was given
     double pending_entropy_ = 0.0;

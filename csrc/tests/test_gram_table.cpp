@@ -68,7 +68,7 @@ void run(std::uint32_t vocab, int max_order, const Words& x, std::size_t bytes, 
     table.start(x[0]);
     for (std::size_t t = 1; t < x.size(); ++t) {
         if (ahead > 0 && t % ahead == 1) table.look_ahead(&next[t], std::min(ahead, x.size() - t));
-        if (t % 7 == 0) compare(table, model, x, t, vocab);
+        if (t % 13 == 0) compare(table, model, x, t, vocab);
         if (t % 5 == 0) table.find((x[t] + 1) % vocab);
         table.add(x[t]);
         CHECK(table.bytes() <= bytes);
@@ -82,7 +82,7 @@ void run(std::uint32_t vocab, int max_order, const Words& x, std::size_t bytes, 
 
 int main() {
     constexpr std::size_t kMiB = std::size_t{1} << 20;
-    for (unsigned seed = 0; seed < 4; ++seed) {
+    for (unsigned seed = 0; seed < 2; ++seed) {
         run(2, 5, stream(2, 3000, seed), 4 * kMiB, 0, 0);
         run(17, 7, stream(17, 4000, seed), 16 * kMiB, 0, 13);
         run(300, 4, stream(300, 6000, seed), 16 * kMiB, 4000, 1);

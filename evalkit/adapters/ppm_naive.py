@@ -89,16 +89,11 @@ class NaiveLearned:
         total, followers = sum(counts.values()), min(len(counts), 255)
         halves = 2 * (followers.bit_length() - 1)
         halves += followers * followers >= 2 ** (halves + 1)
-        keys: list[tuple] = [
-            ("total", min(15, total.bit_length() - 1)),
-            ("followers", min(7, 8 * followers // total), min(15, halves)),
-            ("last", self.tokens[0]),
-            ("before last", self.tokens[1]),
-            ("seen", seen),
-            ("document",),
-        ]
+        keys: list[tuple] = [("last", self.tokens[0]), ("before last", self.tokens[1]), ("seen", seen), ("document",)]
         if self.settings.side:
             keys += [("entropy", int(min(max(1.5 * entropy, 0.0), 7.0))), ("top", top)]
+        keys.append(("total", min(15, total.bit_length() - 1)))
+        keys.append(("followers", min(7, 8 * followers // total), min(15, halves)))
         fresh = [[0.0, 3.0 if key == ("document",) else 0.1] for key in keys]
         return [self.weights.setdefault((order, clock, *key), w) for key, w in zip(keys, fresh, strict=True)]
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evalkit import _native
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def ppm() -> _native.DirichletPpm:
@@ -84,15 +80,3 @@ def test_a_row_needs_a_row() -> None:
         ppm().row(np.zeros(9))
     with pytest.raises(ValueError):
         ppm().begin(10)
-
-
-@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "csrc" / "tests").glob("test_*.cpp")))
-def test_cpp(name: str, tmp_path: Path) -> None:
-    """The C++ tests know no Python: built with the system's compiler and run."""
-    program = tmp_path / name
-    core = sorted(str(p) for p in (ROOT / "csrc" / "core").glob("*.cpp"))
-    source = str(ROOT / "csrc" / "tests" / f"{name}.cpp")
-    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"]
-    subprocess.run(["g++", *flags, source, *core, "-o", str(program)], check=True)
-    done = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
