@@ -88,11 +88,17 @@ class Job:
             self._ranks = GroupRanks(self.rank, self.size, self.deterministic, self.device)
         return self._ranks
 
-    def traffic(self) -> dict[str, int]:
-        """Bytes over this rank's lines, and calls and bytes of the learners' collectives."""
+    def traffic(self) -> dict[str, float]:
+        """Bytes over this rank's lines; calls, bytes and seconds (waiting included) of the learners' collectives."""
         lines = sum(peer.bytes_in + peer.bytes_out for peer in self.peers.values())
-        calls, size = (self._ranks.calls, self._ranks.bytes) if self._ranks is not None else (0, 0)
-        return {"line_bytes": lines, "collectives": calls, "collective_bytes": size}
+        r = self._ranks
+        calls, size, seconds = (r.calls, r.bytes, r.seconds) if r is not None else (0, 0, 0.0)
+        return {
+            "line_bytes": lines,
+            "collectives": calls,
+            "collective_bytes": size,
+            "collective_seconds": round(seconds, 6),
+        }
 
     def close(self) -> None:
         """Leave the job in good order; after this no rank is missed."""

@@ -5,7 +5,9 @@ Every method is one collective, called on every rank in the same order.  Rank 0 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -21,6 +23,7 @@ class GroupRanks:
     def __init__(self, rank: int, size: int, deterministic: bool, device: str = "cpu") -> None:
         self.rank, self.size, self.deterministic, self._device = rank, size, deterministic, device
         self.calls = self.bytes = 0
+        self.seconds = 0.0
 
     def share(self, n: int) -> range:
         return shares(n, self.size)[self.rank]
@@ -31,8 +34,8 @@ class GroupRanks:
         total = torch.zeros_like(like)
         for part in self.share(n):
             total += _checked(compute(part), like)
-        self._count(total)
-        dist.all_reduce(total)
+        with self._counted(total):
+            dist.all_reduce(total)
         return total
 
     def _sum_in_order(self, n: int, compute: Callable[[int], Tensor], like: Tensor) -> Tensor:
@@ -49,8 +52,8 @@ class GroupRanks:
         for slot, part in enumerate(self.share(n)):
             mine[slot] = _checked(compute(part), like).reshape(-1)
         gathered = like.new_empty((self.size, slots, like.numel()))
-        self._count(gathered)
-        dist.all_gather(list(gathered.unbind()), mine)
+        with self._counted(gathered):
+            dist.all_gather(list(gathered.unbind()), mine)
         return [
             gathered[rank, slot].view(like.shape)
             for rank, share in enumerate(shares(n, self.size))
@@ -72,12 +75,18 @@ class GroupRanks:
 
     def decide(self, value: float) -> float:
         number = torch.tensor([float(value)], dtype=torch.float64, device=self._device)
-        dist.broadcast(number, src=0)
+        with self._counted(number):
+            dist.broadcast(number, src=0)
         return float(number[0])
 
-    def _count(self, tensor: Tensor) -> None:
+    @contextmanager
+    def _counted(self, tensor: Tensor) -> Iterator[None]:
+        """Calls, bytes and seconds; on a GPU the seconds are those of the launch alone."""
+        begin = time.perf_counter()
+        yield
         self.calls += 1
         self.bytes += tensor.numel() * tensor.element_size()
+        self.seconds += time.perf_counter() - begin
 
 
 def _checked(part: Tensor, like: Tensor) -> Tensor:

@@ -55,7 +55,6 @@ class Shedding(Deadline):
         if self._chunks < SETTLE or not left or booked <= self._marked:
             return self._in_force
         pace = (spent - self._mark_time) / (booked - self._marked)
-        assert self.limit is not None
         if spent + pace * (self._total - booked) <= self.limit:
             return self._in_force
         self._marked, self._mark_time, self._chunks = booked, spent, 0

@@ -6,7 +6,9 @@ the journal then says, so that a resumed run sheds the same work from the same c
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +17,8 @@ class Guard:
     """No limit but a request to stop.  ``stopping``: True once the process was asked to end (SIGTERM)."""
 
     policy = "none"
-    limit: float | None = None
+    limit: Any = None
+    """Seconds; None when there is no limit."""
 
     def __init__(
         self, stopping: Callable[[], bool] = lambda: False, clock: Callable[[], float] = time.perf_counter
@@ -43,9 +46,12 @@ class Guard:
         """Before a chunk that is not booked yet."""
         if self._stopping():
             self.stopped = "signal"
-        elif self.limit is not None and self.spent >= self.limit:
+        elif self.limit is not None and self._too_late():
             self.stopped = "budget"
         return self.stopped is None
+
+    def _too_late(self) -> bool:
+        return False
 
     def decide(self, next_target: int) -> tuple[str, ...]:
         """Work to leave out from now on, all of it; called when targets before ``next_target`` are scored."""
@@ -71,10 +77,24 @@ class Guard:
 
 
 class Deadline(Guard):
-    """Policy ``stop``: no chunk starts after ``limit`` seconds of scoring."""
+    """Policy ``stop``: no chunk starts that would not be done after ``limit`` seconds of scoring.
+
+    A chunk is taken to last as long as the longest of the three before it; the first starts if the limit has not passed.
+    """
 
     policy = "stop"
 
     def __init__(self, limit: float, **more: Any) -> None:
         super().__init__(**more)
-        self.limit = limit
+        self.limit: float = limit
+        self._starts: deque[float] = deque(maxlen=4)
+
+    def begin(self, booked: int, total: int) -> None:
+        super().begin(booked, total)
+        self._starts.clear()
+
+    def _too_late(self) -> bool:
+        now = self.spent
+        self._starts.append(now)
+        longest = max((b - a for a, b in itertools.pairwise(self._starts)), default=0.0)
+        return now + longest > self.limit or now >= self.limit

@@ -48,16 +48,28 @@ class Worker:
         return f"less {work}"
 
 
-def test_a_deadline_stops_at_its_second_and_says_so() -> None:
+def test_a_deadline_starts_no_chunk_that_would_end_too_late() -> None:
     clock = Clock()
     guard = Deadline(10.0, clock=clock)
     clock.now = 5.0
     guard.begin(0, 100)
-    clock.now = 14.9
     assert guard.may_start()
-    clock.now = 15.0
+    clock.now = 8.0
+    assert guard.may_start()
+    clock.now = 11.5
+    assert guard.may_start()
+    clock.now = 13.0
     assert not guard.may_start()
-    assert guard.report() == {"seconds": 10.0, "policy": "stop", "spent": 10.0, "shed": [], "stopped": "budget"}
+    assert guard.report() == {"seconds": 10.0, "policy": "stop", "spent": 8.0, "shed": [], "stopped": "budget"}
+
+
+def test_one_chunk_is_scored_whatever_the_budget() -> None:
+    clock = Clock()
+    guard = Deadline(1.0, clock=clock)
+    guard.begin(0, 100)
+    assert guard.may_start()
+    clock.now = 1.0
+    assert not guard.may_start()
 
 
 def test_a_signal_stops_whatever_the_clock_says() -> None:
