@@ -40,9 +40,11 @@ def load_factory(target: str) -> Callable[[], Any]:
 
 
 def scorer_factory(target: str) -> Callable[[], Any]:
-    """The factory; an adapter class (``row`` or ``attach``) becomes a factory of the adapter on the toy model."""
+    """The factory; an adapter class (it has no ``vocab_size``) becomes a factory of the adapter on the toy model."""
     factory = load_factory(target)
-    if not (isinstance(factory, type) and (hasattr(factory, "row") or hasattr(factory, "attach"))):
+    expert = all(hasattr(factory, method) for method in ("begin", "row", "observe"))
+    learner = all(hasattr(factory, method) for method in ("attach", "observe"))
+    if not isinstance(factory, type) or hasattr(factory, "vocab_size") or not (expert or learner):
         return factory
     import torch
 

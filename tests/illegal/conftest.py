@@ -56,6 +56,21 @@ class AskedTwice(Honest):
         return super().row(p, side, history)
 
 
+class HintsAhead(Honest):
+    """Proposes the target itself as its hint; its rows do not use it."""
+
+    name = "hints_ahead"
+
+    @property
+    def needs(self):
+        from evalkit.adapters.base import Needs
+
+        return Needs(rows=True, hints=1)
+
+    def propose(self, tokens):
+        return tokens[:, None].copy()
+
+
 class Forgets(Honest):
     """Keeps nothing of what it learned when it is resumed."""
 

@@ -49,7 +49,12 @@ def test_our_adapters_pass_as_black_boxes(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "laws"),
-    [("Peek", {"causal", "normalised"}), ("Excess", {"normalised"}), ("AskedTwice", {"causal", "score-first"})],
+    [
+        ("Peek", {"causal", "normalised"}),
+        ("Excess", {"normalised"}),
+        ("AskedTwice", {"causal", "score-first"}),
+        ("HintsAhead", {"causal"}),
+    ],
 )
 def test_a_cheating_expert_is_named(classes: ModuleType, name: str, laws: set[str]) -> None:
     found = audit(LocalBox(lambda: toy_scorer([getattr(classes, name)()])), target=name, effort=SMALL)

@@ -5,6 +5,7 @@ V = 64.  Each cheats at few positions, or by little, or late; ``Honest...`` do n
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 
 import numpy as np
@@ -147,7 +148,7 @@ class DocumentBestOf(Base):
             out[k] = super().score(tokens)
         starts = [0, *(np.flatnonzero(tokens[1:] == 1) + 1).tolist(), len(tokens)]
         best = np.empty(len(tokens))
-        for a, b in zip(starts, starts[1:], strict=False):
+        for a, b in itertools.pairwise(starts):
             best[a:b] = out[out[:, a:b].sum(axis=1).argmax(), a:b]
         return best
 

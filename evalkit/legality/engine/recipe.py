@@ -91,11 +91,11 @@ def audit_setup(
         merge(lab, toy, "toy")
     short = Lab(boxes["short"], rng, Effort())
     until = time.monotonic() + 0.3 * seconds
-    verdict.reason = verdict.reason or probe_text(short, slices(tokens, 640, 4, rng), 32, until, "short")
+    verdict.reason = verdict.reason or probe_text(short, slices(tokens, 640, 4, rng), 32, until)
     merge(lab, short, "short")
     length = min(len(tokens), setup.chunked() + setup.plan.context + 1)
     full = Lab(boxes[""], rng, Effort())
-    verdict.reason = verdict.reason or probe_text(full, slices(tokens, length, 1, rng), 4, start + seconds, "")
+    verdict.reason = verdict.reason or probe_text(full, slices(tokens, length, 1, rng), 4, start + seconds)
     merge(lab, full, "")
     verdict.checks = [*setup_checks(setup, stream), *(checks or [])]
     verdict.checks.append(_put_back(before, weights_digest(setup.model)))

@@ -160,13 +160,21 @@ class EngineScorer:
         Returns counts int64 [2] (rows looked at, learners' updates watched) and breaches float64 [n, 5]: number of the
         law in the verdict's order, target, stage (-1: a learner), value, limit.
         """
-        from evalkit.legality.engine.witness import WatchedLearner, Witness, encode, new_record
+        from evalkit.legality.engine.witness import WatchedLearner, Witness, encode, new_record, watch_hints
 
         record, n = new_record(), len(tokens) - 1
         targets = np.arange(1, n + 1) if n <= 256 else 1 + np.arange(256) * n // 256
         watched = self.setup.with_settings(wrap=lambda learner: WatchedLearner(learner, record))
         replay(watched, stream_of(tokens, self.setup.tokenizer), Witness(self.stages, targets, record))
+        first = np.ascontiguousarray(tokens[1 : 1 + self.setup.chunked()], dtype=np.int32)
+        watch_hints(lambda: self._stack(tokens), first, self.stages, record)
         return encode(record, self.stages)
+
+    def _stack(self, tokens: Int64) -> Stack:
+        """Fresh experts at the start of a stream."""
+        stack = Stack([a for a in self.setup.fresh() if not is_learner(a)])
+        stack.begin(stream_info(stream_of(tokens, self.setup.tokenizer), self.setup.seed, self.vocab_size))
+        return stack
 
 
 def stages_of(adapters: Sequence[Any]) -> tuple[str, ...]:

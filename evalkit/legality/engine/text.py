@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from evalkit.legality.probes import sanity, strict, suffix
+from evalkit.legality.probes import declared, sanity, strict, suffix
 from evalkit.legality.probes.lab import Lab, Scored
 from evalkit.legality.probes.shrink import shrink
 from evalkit.legality.probes.streams import Stream
@@ -34,13 +34,14 @@ def _plain(tokens: Int64, name: str) -> Stream:
     return Stream(name, tokens, copied, np.zeros(0, dtype=np.int64))
 
 
-def probe_text(lab: Lab, streams: list[Stream], cuts: int, deadline: float, world: str) -> str:
+def probe_text(lab: Lab, streams: list[Stream], cuts: int, deadline: float) -> str:
     """Strict replays and suffix replays of real slices until ``deadline`` (time.monotonic); "" or why it ended early."""
     lab.deadline, reason = deadline, ""
     try:
         sanity.handshake(lab, streams[0].tokens[:64])
         lab.first_target = 1
         strict.check(lab, [s.tokens for s in streams])
+        declared.check_isolation(lab)
         for i, stream in enumerate(streams):
             if lab.late() or lab.found("causal", "suffix"):
                 break

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from evalkit.adapters.base import Float64, Side
+from evalkit.adapters.base import Float64, Int32, Side
 from evalkit.legality.verdict import LAWS
 from evalkit.scoring.sentinel import SUM_TOLERANCE, Sentinel
 
+FLIPS = 8
+"""Places at which the targets of a hint probe are changed."""
 MOST = 1000
 """Breaches handed on from one replay."""
 
@@ -116,6 +119,24 @@ class WatchedLearner:
 
 def new_record() -> Record:
     return Record()
+
+
+def watch_hints(make_stack: Callable[[], Any], targets: Int32, stages: tuple[str, ...], record: Record) -> None:
+    """T5: hints for target i must not move when target i or a later one is another token.
+
+    make_stack: a fresh stack, begun.  targets int32 [n]: the first chunk of a stream.
+    """
+    base = make_stack().propose(targets)
+    if not base.shape[1]:
+        return
+    for i in range(0, len(targets), max(1, len(targets) // FLIPS)):
+        other = targets.copy()
+        other[i:] = (other[i:] + 1 + np.arange(len(other) - i)) % (int(targets.max()) + 1)
+        moved = np.flatnonzero((make_stack().propose(other)[: i + 1] != base[: i + 1]).any(axis=1))
+        if len(moved):
+            what = f"a hint for target {int(moved[0]) + 1} moves when targets from {i + 1} on are others"
+            record.breaches.append(Breach("causal", int(moved[0]) + 1, stages[-1], 1.0, 0.0, what))
+            return
 
 
 def encode(record: Record, stages: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from evalkit.errors import InputError, nearest
+from evalkit.legality.zoo.own import own_specimens
 from evalkit.legality.zoo.specimen import Specimen
 
 MODULES = (
@@ -29,13 +30,18 @@ MODULES = (
 
 @cache
 def specimens() -> dict[str, Specimen]:
-    """Every specimen by id, in the order A, B, D, P, L and by number."""
-    found = [s for name in MODULES for s in import_module(f"evalkit.legality.zoo.{name}").SPECIMENS]
+    """Every specimen by id, in the order A, B, D, P, L and by number; our own adapters (O-NAME) last."""
+    found = [*own_specimens()]
+    found += [s for name in MODULES for s in import_module(f"evalkit.legality.zoo.{name}").SPECIMENS]
     return {s.id: s for s in sorted(found, key=_rank)}
 
 
 def _rank(specimen: Specimen) -> tuple[int, int, str]:
-    letter, number, rest = re.fullmatch(r"([A-Z])(\d+)(\w*)", specimen.id).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    if specimen.id.startswith("O-"):
+        return 9, 0, specimen.id
+    found = re.fullmatch(r"([A-Z])(\d+)(\w*)", specimen.id)
+    assert found is not None
+    letter, number, rest = found.groups()
     return "ABDPL".index(letter), int(number), rest
 
 
@@ -47,7 +53,7 @@ def find(name: str) -> tuple[Specimen, Callable[[], Any], str]:
         raise InputError(f"the zoo has no specimen '{key}'{nearest(key, specimens())}")
     specimen = specimens()[known[key.upper()]]
     if part not in ("", "fix") or (part == "fix" and specimen.fixed is None):
-        raise InputError(f"'{name}' names no part of {specimen.id}; write {specimen.id}, or {'A4'}:fix for a fix")
+        raise InputError(f"'{name}' names no part of {specimen.id}; write {specimen.id}, or A4:fix for a fix")
     if part == "fix":
         assert specimen.fixed is not None
         return specimen, specimen.fixed, ""
@@ -59,11 +65,12 @@ def source(factory: Callable[[], Any]) -> str:
     return inspect.getsource(factory)
 
 
-def every_target() -> list[str]:
-    """All names that :func:`find` takes: each specimen, then its fix."""
+def every_target(*, own: bool = False) -> list[str]:
+    """All names that :func:`find` takes: each specimen, then its fix.  ``own``: our adapters too (they load torch)."""
     names: list[str] = []
     for s in specimens().values():
-        names.append(s.id)
+        if own or not s.id.startswith("O-"):
+            names.append(s.id)
         if s.fixed is not None:
             names.append(f"{s.id}:fix")
     return names

@@ -60,9 +60,9 @@ def sweep(
     seconds: float | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> list[Row]:
-    """Audit every specimen, fix and look-alike; ``tell`` hears of each as it is done."""
+    """Audit every specimen, fix and look-alike, our own adapters too; ``tell`` hears of each as it is done."""
     rows = []
-    for name in names or every_target():
+    for name in names or every_target(own=True):
         effort = QUICK if seconds is None else None
         row, _ = examine(name, seed=seed, effort=effort, seconds=seconds or 120.0)
         rows.append(row)
