@@ -81,7 +81,8 @@ def _lead(args: argparse.Namespace, asked: Callable[[], bool]) -> int:
     recipe.run.device, recipe.run.threads, recipe.run.nproc = job.device, job.threads, job.size
     last_resort(STOP_SECONDS, lambda: _leave_stuck(args.out))
     lead = Lead(job, asked)
-    say(job.describe())
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    say(job.describe() + (f"; start number {again + 1}, going on from the journal" if again and args.out else ""))
     try:
         result = execute(recipe, args.out, stopping=asked, lead=lead)
     finally:
