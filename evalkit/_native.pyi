@@ -211,9 +211,7 @@ class _HintExpert:
     def propose(self, tokens: Int32) -> Int32:
         """int32 [n] -> int32 [n, hints]; counts advance."""
 
-    def score(
-        self, tokens: Int32, cands: Int32 | None, own: int, p: Float64, start_mass: Float64 | None
-    ) -> Float64:
+    def score(self, tokens: Int32, cands: Int32 | None, own: int, p: Float64, start_mass: Float64 | None) -> Float64:
         """For targets that were proposed and not yet scored; ``own``: first column of the hints in ``cands``."""
 
     def row(self, p: Float64, start_mass: float) -> Float64: ...
