@@ -89,9 +89,11 @@ GramTable GramTable::read(const unsigned char* data, std::size_t size) {
     for (const std::int32_t token : tokens)
         if (token < 0 || static_cast<std::uint32_t>(token) >= header.vocab)
             throw std::invalid_argument("a token lies outside the vocabulary");
-    if (header.expected_tokens >> 40 != 0) throw std::invalid_argument("expects more than 2^40 tokens");
+    // What is reserved follows from what is there, whatever the header says it expects.
+    const std::uint64_t expected = std::min<std::uint64_t>(header.expected_tokens, 4 * header.counted);
     GramTable table(header.vocab, static_cast<int>(std::min<std::uint32_t>(header.max_order, kMaxOrder + 1)),
-                    header.bound, header.expected_tokens);
+                    header.bound, expected);
+    table.expected_tokens_ = header.expected_tokens;
     table.start(static_cast<std::uint32_t>(tokens[0]));
     table.look_ahead(tokens.data() + 1, tokens.size() - 1);
     for (std::size_t i = 1; i < header.counted; ++i) table.add(static_cast<std::uint32_t>(tokens[i]));
