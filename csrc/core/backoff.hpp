@@ -36,23 +36,23 @@ class Backoff {
     struct Step {
         bool seen;
         bool continued;
-        double cut;     // taken off every count
-        double lower;   // weight of the order below
-        double all;     // denominator
+        double cut;    // taken off every count
+        double scale;  // one over the denominator
+        double lower;  // weight of the order below
     };
 
     Step step(const NgramCounts::Node& context, int order) const;
-    static double blend(const Step& s, double n, double below) {
-        return ((n > s.cut ? n - s.cut : 0.0) + s.lower * below) / s.all;
-    }
+    void clear(const NgramCounts& counts, int order);
+    static double excess(const Step& s, double n) { return n > s.cut ? n - s.cut : 0.0; }
+    static double blend(const Step& s, double excess, double below) { return excess * s.scale + s.lower * below; }
 
     Smoothing smoothing_;
     double discount_;
     std::vector<int> wanted_;
     std::uint32_t vocab_;
-    std::vector<Step> steps_;   // [highest + 1], by order
-    std::vector<double> n_;     // [vocab], zero between calls
-    std::vector<double> q_;     // [vocab]
+    std::vector<Step> steps_;     // [highest + 1], by order
+    std::vector<double> excess_;  // [vocab], zero between calls
+    std::vector<double> q_;       // [vocab]
 };
 
 }  // namespace evalkit

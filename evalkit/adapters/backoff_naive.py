@@ -48,11 +48,12 @@ def smooth(ngrams: NaiveNgrams, smoothing: str, discount: float, highest: int, v
     for order in range(1, highest + 1):
         counts = ngrams.at(order, continued=smoothing == "kneser_ney" and order < highest)
         total, kinds = float(sum(counts.values())), float(len(counts))
-        if total > 0.0 and smoothing == "witten_bell":
-            q = [(float(counts.get(v, 0)) + kinds * q[v]) / (total + kinds) for v in range(vocab)]
-        elif total > 0.0:
-            cut = [float(counts[v]) - discount if v in counts else 0.0 for v in range(vocab)]
-            q = [(cut[v] + discount * kinds * q[v]) / total for v in range(vocab)]
+        if total > 0.0:
+            cut = 0.0 if smoothing == "witten_bell" else discount
+            scale = 1.0 / (total + kinds if smoothing == "witten_bell" else total)
+            lower = (kinds if smoothing == "witten_bell" else discount * kinds) * scale
+            excess = [float(counts[v]) - cut if v in counts else 0.0 for v in range(vocab)]
+            q = [excess[v] * scale + lower * q[v] for v in range(vocab)]
         orders.append(q)
     return orders
 
