@@ -161,11 +161,11 @@ def find_targets(module: nn.Module, targets: Sequence[str], vocab_size: int, own
     return [n for n in inner if n in chosen] + (["head"] if "head" in targets else [])
 
 
-def check_rank(model: LoraModel, name: str, shape: tuple[int, int], rank: int) -> None:
+def check_rank(owner: str, name: str, shape: tuple[int, int], rank: int) -> None:
     """InputError when ``rank`` exceeds what a matrix of this shape [out, in] can have."""
     if rank > min(shape):
         raise InputError(
-            f"{model.owner}: rank {rank} is larger than the {shape[0]} x {shape[1]} layer '{name}' can have; "
+            f"{owner}: rank {rank} is larger than the {shape[0]} x {shape[1]} layer '{name}' can have; "
             f"choose rank <= {min(shape)}, or leave that layer out of targets"
         )
 

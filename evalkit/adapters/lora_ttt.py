@@ -16,11 +16,13 @@ from msgspec import Meta
 from evalkit.adapters.base import Receipt, StreamInfo
 from evalkit.adapters.ttt import ChunkLearner, Trainer, TttSettings, at_least, fraction, positive
 from evalkit.adapters.ttt_clock import Booked
+from evalkit.errors import EvalkitError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from evalkit.adapters.lora_document import DocumentLoraModel
+    from evalkit.adapters.lora_lanes import LaneModel
     from evalkit.models.base import Model
 
 
@@ -37,6 +39,9 @@ class LoraSettings(TttSettings, frozen=True):
     warm_a: Annotated[bool, Meta(description="reset=document: keep A, zero only B and the moments")] = False
     betas: Annotated[tuple[float, float], Meta(description="decay of AdamW's moments, per step")] = (0.9, 0.95)
     weight_decay: Annotated[float, Meta(description="share of A and B lost per unit of learning rate")] = 0.0
+    lanes: Annotated[
+        int, Meta(description="documents trained side by side (plan document); 0: in stream order on the chunk clock")
+    ] = 0
     start: Annotated[str | None, Meta(description="safetensors file (peft's names) to begin with")] = None
 
     def check(self, owner: str) -> None:
@@ -48,6 +53,23 @@ class LoraSettings(TttSettings, frozen=True):
         for beta in self.betas:
             fraction(owner, "betas", beta)
         at_least(owner, "weight_decay", self.weight_decay, 0)
+        at_least(owner, "lanes", self.lanes, 0)
+        if self.lanes:
+            self._check_lanes(owner)
+
+    def _check_lanes(self, owner: str) -> None:
+        """Lanes hold independent documents, and each takes one step a chunk on the graph that scored it."""
+        for name, is_so, wanted in (
+            ("reset", self.reset == "document", "document"),
+            ("warm_a", not self.warm_a, "false"),
+            ("epochs", self.epochs == 1, "1"),
+            ("schedule", self.schedule == "constant", "constant"),
+            ("start", self.start is None, "none"),
+            ("targets", "head" not in self.targets, "[q,v,o,mlp], without head"),
+        ):
+            if not is_so:
+                got = getattr(self, name)
+                raise InputError(f"{owner}: lanes={self.lanes} needs {name}={wanted}, got {got}; or give lanes=0")
 
     @property
     def scale(self) -> float:
@@ -73,8 +95,11 @@ class LoraTtt(ChunkLearner):
     def _attach(self, model: Model, info: StreamInfo) -> Model:
         from evalkit.adapters.ttt_document import CurrentDocument
 
+        self._lanes = self._build_lanes(model, info.seed) if self.settings.lanes else None
+        if self._lanes is not None:
+            return self._lanes
         self._document = CurrentDocument(info.bos_id)
-        self._model = self._build(model, info.seed)
+        self._model: Any = self._build(model, info.seed)
         self._begin_flat()
         return self._model
 
@@ -89,11 +114,32 @@ class LoraTtt(ChunkLearner):
         for name in find_targets(lora.module, s.targets, model.vocab_size, owner):
             lora.add(name, s.rank, s.scale)
             layer = lora.layers[name]
-            check_rank(lora, name, (layer.lora_B.shape[0], layer.lora_A.shape[1]), s.rank)
+            check_rank(owner, name, (layer.lora_B.shape[0], layer.lora_A.shape[1]), s.rank)
         lora.initialise(seed)
         if s.start is not None:
             load_adapter(Path(s.start), lora)
         return lora
+
+    def _build_lanes(self, model: Any, seed: int) -> LaneModel:
+        from evalkit.adapters.lora import check_rank, find_targets
+        from evalkit.adapters.lora_lanes import LaneModel
+        from evalkit.adapters.ttt_clone import sharing_copy
+
+        s, owner = self.settings, f"adapter {self.name}"
+        if self.ranks.size > 1:
+            raise InputError(f"{owner}: lanes={s.lanes} runs in one process, here are {self.ranks.size}; give lanes=0")
+        lanes = LaneModel(sharing_copy(model), owner, s)
+        for name in find_targets(lanes.module, s.targets, model.vocab_size, owner):
+            lanes.add(name)
+            shape = (lanes.layers[name].lora_B.shape[1], lanes.layers[name].lora_A.shape[2])
+            check_rank(owner, name, shape, s.rank)
+        lanes.begin(seed)
+        return lanes
+
+    @property
+    def chunk_tokens(self) -> int:
+        """With lanes a document learns inside the engine's chunk, which may be as long as it likes."""
+        return 0 if self.settings.lanes else self.settings.chunk
 
     def _begin_flat(self) -> None:
         from evalkit.adapters.ttt_flat import FlatParams
@@ -107,7 +153,9 @@ class LoraTtt(ChunkLearner):
         self._trainer = Trainer(self.name, flat, optimiser)
 
     def observe(self, receipt: Receipt) -> None:
-        """Start afresh when a document ended, then learn."""
+        """Start afresh when a document ended, then learn.  With lanes all of it was learned on the way."""
+        if self._lanes is not None:
+            return
         began = self._document.observe(receipt)
         if began and self.settings.reset == "document":
             self._reset()
@@ -130,22 +178,27 @@ class LoraTtt(ChunkLearner):
             self._trainer.train(self._model, own, s, s.lr_at(booked.lo), s.epochs, self.ranks)
 
     def _state(self) -> dict[str, Tensor]:
-        return {**self._trainer.state(), **self._document.state()}
+        return {} if self._lanes is not None else {**self._trainer.state(), **self._document.state()}
 
     def _load(self, state: dict[str, Tensor]) -> None:
-        self._trainer.load(state)
-        self._document.load(state)
+        if self._lanes is None:
+            self._trainer.load(state)
+            self._document.load(state)
 
     def save(self, path: Path) -> None:
-        """The low-rank terms as they are now, under peft's names."""
+        """The low-rank terms as they are now, under peft's names.  EvalkitError with lanes: there are many states."""
+        if self._lanes is not None:
+            raise EvalkitError("with lanes there is one state per document, none to save")
         from evalkit.adapters.lora import save_adapter
 
         save_adapter(path, self._model)
 
     def detach(self) -> None:
         """Let go of the copy; the user's model was never changed."""
-        del self._model
+        self._model: Any = None
 
     def state_bytes(self) -> int:
         """A, B, their gradient and moments, and the fresh state to go back to."""
+        if self._lanes is not None:
+            return self._lanes.bytes
         return self._trainer.bytes + (0 if self._fresh is None else self._fresh.numel() * 4)

@@ -17,7 +17,7 @@ from evalkit.plan import Banded, Plan, Sliding
 from evalkit.scoring.environment import code_fingerprint, environment, peak_memory_bytes
 from evalkit.scoring.guard import Deadline, Guard
 from evalkit.scoring.journal import Journal
-from evalkit.scoring.ledger import BookedChunk, Ledger
+from evalkit.scoring.ledger import BookedChunk, Ledger, make_receipt
 from evalkit.scoring.loop import Loop, Spans
 from evalkit.scoring.result import (
     SCHEMA,
@@ -189,11 +189,14 @@ def _own_forwards(
 ) -> list[Any]:
     """One process: a forward a model."""
     from evalkit.models.forward import Forward
+    from evalkit.models.lanes import LaneForward
 
-    return [
-        Forward(model, plan, stream.tokens, need, info.groups, options.batch_tokens)
-        for model, need in zip(models, needs, strict=True)
-    ]
+    def one(model: Any, need: Needs) -> Any:
+        if getattr(model, "lanes", 0):
+            return LaneForward(model, plan, stream.tokens, stream.doc_start, need, info.groups, make_receipt)
+        return Forward(model, plan, stream.tokens, need, info.groups, options.batch_tokens)
+
+    return [one(model, need) for model, need in zip(models, needs, strict=True)]
 
 
 def _tracks(spans: Spans, forward: Any) -> dict[tuple[int, str], list[Any]]:
