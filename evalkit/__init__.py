@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from evalkit.scoring.score import ScoreOptions as ScoreOptions
     from evalkit.scoring.score import score as score
     from evalkit.stream import open_stream as open_stream
+    from evalkit.stream import open_texts as open_texts
     from evalkit.stream import open_tokenizer as open_tokenizer
 
 _PUBLIC = {
@@ -22,6 +23,7 @@ _PUBLIC = {
     "audit": "evalkit.legality",
     "open_checkpoint": "evalkit.models.registry",
     "open_stream": "evalkit.stream",
+    "open_texts": "evalkit.stream",
     "open_tokenizer": "evalkit.stream",
     "parse_plan": "evalkit.plan",
     "make_adapter": "evalkit.adapters.registry",
@@ -34,6 +36,7 @@ __all__ = [
     "make_adapter",
     "open_checkpoint",
     "open_stream",
+    "open_texts",
     "open_tokenizer",
     "parse_plan",
     "score",

@@ -22,6 +22,7 @@ VERBS = {
     "profile": "where the seconds go, and whether a run fits its budget",
     "compare": "two runs, paired by document",
     "ablate": "leave one adapter out at a time",
+    "lm-eval": "run lm-evaluation-harness on a checkpoint with adapters",
     "adapters": "what is installed, with settings and defaults",
     "doctor": "what is missing here, and the command that mends it",
 }
@@ -35,7 +36,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _installed(verb: str) -> bool:
-    return importlib.util.find_spec(f"evalkit.cli.{verb}") is not None
+    return importlib.util.find_spec(_module(verb)) is not None
+
+
+def _module(verb: str) -> str:
+    return f"evalkit.cli.{verb.replace('-', '_')}"
 
 
 def build_parser(verb: str | None) -> argparse.ArgumentParser:
@@ -47,7 +52,7 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
     for name, summary in VERBS.items():
         if name == verb:
-            importlib.import_module(f"evalkit.cli.{name}").add_parser(subparsers)
+            importlib.import_module(_module(name)).add_parser(subparsers)
         elif _installed(name):
             subparsers.add_parser(name, help=summary, add_help=False)
     return parser
@@ -68,7 +73,7 @@ def _run(verb: str | None, arguments: list[str]) -> int:
     parsed = build_parser(verb).parse_args(arguments)
     at = arguments.index(parsed.verb)
     parsed.argv = arguments[:at] + arguments[at + 1 :]
-    return importlib.import_module(f"evalkit.cli.{parsed.verb}").run(parsed)
+    return importlib.import_module(_module(parsed.verb)).run(parsed)
 
 
 def guarded(work: Callable[[], int]) -> int:

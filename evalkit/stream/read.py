@@ -55,15 +55,20 @@ def encoded(
 
 
 def _text_part(path: Path, kind: Kind, tokenizer: Tokenizer, room: int | None) -> Part:
+    return documents_part(str(path), read_documents(path, kind), tokenizer, room)
+
+
+def documents_part(source: str, documents: Iterable[Document], tokenizer: Tokenizer, room: int | None = None) -> Part:
+    """Encode documents, at least as far as ``room`` tokens.  Raises InputError."""
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
     tokens, sizes, names = list[npt.NDArray](), list[int](), list[str]()
-    for batch, ids in encoded(read_documents(path, kind), tokenizer, room):
+    for batch, ids in encoded(documents, tokenizer, room):
         tokens.append(ids.astype(dtype))
         sizes += [len(d.data) for d in batch]
         names += [d.name for d in batch]
     joined = np.concatenate(tokens)
     starts = np.flatnonzero(joined == tokenizer.bos_id)
-    return Part(str(path), joined, starts, np.array(sizes, np.int64), names, "text")
+    return Part(source, joined, starts, np.array(sizes, np.int64), names, "text")
 
 
 def _batches(documents: Iterable[Document], limit: int) -> Iterator[list[Document]]:
@@ -79,19 +84,24 @@ def _batches(documents: Iterable[Document], limit: int) -> Iterator[list[Documen
 
 
 def _shard_part(path: Path, tokenizer: Tokenizer, room: int | None, previous: Part | None) -> Part:
-    tokens = read_shard(path)[:room]
-    _check_ids(tokens, tokenizer, path)
-    if tokens[0] != tokenizer.bos_id and (previous is None or previous.bytes_from == "text"):
+    continues = previous is not None and previous.bytes_from != "text"
+    return tokens_part(read_shard(path)[:room], tokenizer, str(path), continues=continues)
+
+
+def tokens_part(tokens: npt.NDArray[np.integer], tokenizer: Tokenizer, source: str, *, continues: bool = False) -> Part:
+    """Tokens with a BOS before each document; only what ``continues`` other tokens may begin without.  InputError."""
+    _check_ids(tokens, tokenizer, source)
+    if tokens[0] != tokenizer.bos_id and not continues:
         raise InputError(
-            f"{path}: token 0 is id {tokens[0]}, not BOS ({tokenizer.bos_id}); it continues another shard (give the "
+            f"{source}: token 0 is id {tokens[0]}, not BOS ({tokenizer.bos_id}); it continues another shard (give the "
             f"shards in order) or was made with another tokenizer than {tokenizer.name}"
         )
     starts = np.flatnonzero(tokens == tokenizer.bos_id)
-    names = [f"{path.name}#{i}" for i in range(len(starts))]
-    return Part(str(path), tokens, starts, np.full(len(starts), -1, np.int64), names, "tokenizer")
+    names = [f"{Path(source).name}#{i}" for i in range(len(starts))]
+    return Part(source, tokens, starts, np.full(len(starts), -1, np.int64), names, "tokenizer")
 
 
-def _check_ids(tokens: npt.NDArray[np.uint16], tokenizer: Tokenizer, path: Path) -> None:
+def _check_ids(tokens: npt.NDArray[np.integer], tokenizer: Tokenizer, source: str) -> None:
     """Raise InputError for an id outside the vocabulary, and for <unk>, whose text is lost."""
     lost = tokenizer.pieces.groups["unknown"]
     for lo in range(0, len(tokens), SLAB):
@@ -99,12 +109,12 @@ def _check_ids(tokens: npt.NDArray[np.uint16], tokenizer: Tokenizer, path: Path)
         if int(slab.max()) >= tokenizer.vocab_size:
             at = int((slab >= tokenizer.vocab_size).argmax())
             raise InputError(
-                f"{path}: token {lo + at:,} is id {slab[at]:,}, but {tokenizer.name} has only "
+                f"{source}: token {lo + at:,} is id {slab[at]:,}, but {tokenizer.name} has only "
                 f"{tokenizer.vocab_size:,} ids; give the tokenizer that made the shard"
             )
         if lost[slab].any():
             at = int(lost[slab].argmax())
             raise InputError(
-                f"{path}: token {lo + at:,} is <unk> (id {slab[at]}), so the bytes of its text are lost and cannot be "
+                f"{source}: token {lo + at:,} is <unk> (id {slab[at]}), so the bytes of its text are lost and cannot be "
                 f"counted; make the shard with a tokenizer that has byte fallback"
             )

@@ -18,12 +18,12 @@ import numpy.typing as npt
 from evalkit.errors import InputError
 from evalkit.stream import shard
 from evalkit.stream.pieces import SLAB, Int64
-from evalkit.stream.read import Part, read_part
+from evalkit.stream.read import Part, documents_part, read_part, tokens_part
 from evalkit.stream.shard import read_shard
-from evalkit.stream.text import Kind, kind_of
-from evalkit.stream.tokenizer import Tokenizer
+from evalkit.stream.text import Document, Kind, kind_of
+from evalkit.stream.tokenizer import Tokenizer, utf8
 
-__all__ = ["Stream", "open_stream", "read_shard", "write_shard"]
+__all__ = ["Stream", "open_stream", "open_texts", "read_shard", "stream_of_tokens", "write_shard"]
 
 Tokens = npt.NDArray[np.integer]
 
@@ -115,6 +115,24 @@ def open_stream(paths: Sequence[str | Path], tokenizer: Tokenizer, *, limit_targ
             break
     stream = _join(parts, tokenizer)
     return stream if limit_targets is None else stream.head(limit_targets)
+
+
+def open_texts(texts: Sequence[str], tokenizer: Tokenizer, source: str = "texts") -> Stream:
+    """Texts in memory as one stream, a document each, in the order given.
+
+    Raises InputError when there is no text, and ByteCountError for one that does not come back from its tokens.
+    """
+    if not any(texts):
+        raise InputError(f"{source}: all {len(texts)} texts are empty; a stream needs at least one with text")
+    documents = [Document(source, i, f"{source}#{i}", utf8(text)) for i, text in enumerate(texts)]
+    return _join([documents_part(source, documents, tokenizer)], tokenizer)
+
+
+def stream_of_tokens(tokens: Tokens, tokenizer: Tokenizer, source: str = "tokens") -> Stream:
+    """Token ids [n] that begin with BOS as a stream; bytes are those that the tokenizer's pieces carry.  InputError."""
+    if not len(tokens):
+        raise InputError(f"{source}: no tokens; a stream needs a BOS and at least 1 target")
+    return _join([tokens_part(np.asarray(tokens), tokenizer, source)], tokenizer)
 
 
 def write_shard(path: str | Path, stream_or_tokens: Stream | Tokens) -> None:

@@ -1,0 +1,1 @@
+"""Which other tools can call evalkit?"""
