@@ -22,7 +22,7 @@ from evalkit import __version__
 from evalkit.cli.recipe import Recipe, RunSettings, read_recipe
 from evalkit.cli.session import choose_device, choose_tokenizer, say
 from evalkit.errors import InputError
-from evalkit.integrations.requests import Requests
+from evalkit.integrations.requests import Requests, default_plan
 from evalkit.models.registry import open_checkpoint
 from evalkit.plan import parse_plan
 from evalkit.settings import make_settings, split_spec
@@ -70,7 +70,7 @@ class EvalkitLM(TemplateLM):
         args = make_settings(ModelArgs, {**{f: getattr(base.run, f) for f in FIELDS}, **given}, "model_args")
         model = open_checkpoint(args.checkpoint, device=choose_device(args.device, args.threads))
         self.tokenizer_of_model, note = choose_tokenizer(args.tokenizer, args.checkpoint, model)
-        plan = parse_plan(args.plan) if args.plan else None
+        plan = parse_plan(args.plan) if args.plan else default_plan(model)
         self.requests = Requests(model, self.tokenizer_of_model, chosen, plan, args.seed)
         self.reset = str(reset).lower() in ("true", "1", "yes")
         self._say(note)

@@ -83,12 +83,10 @@ class Requests:
     tokenizer: Any
     adapters: list[tuple[str, dict[str, Any]]]
     plan: Plan | None = None
-    """None: windows of the model's length, side by side within each text, as other harnesses cut them."""
+    """None: see :func:`default_plan`."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        longest = min(self.model.max_seq_len or LONGEST_WINDOW, LONGEST_WINDOW)
-        self.plan = self.plan or Document(seq_len=longest, stride=longest)
         for name, raw in self.adapters:
             make_adapter(name, raw)
 
@@ -130,10 +128,16 @@ class Requests:
         """Nats [n] and hits [n] of targets 1..n after the whole stack."""
         watch = Watch(WatchSettings(greedy))
         adapters = [*(make_adapter(name, raw) for name, raw in self.adapters), watch]
-        chunk = 2048 if greedy else 8192
-        options = ScoreOptions(chunk_tokens=max(chunk, self.plan.step), seed=self.seed, sentinel=False, base_pass=False)
-        score(self.model, stream, adapters, self.plan, options=options)
+        plan, chunk = self.plan or default_plan(self.model), 2048 if greedy else 8192
+        options = ScoreOptions(chunk_tokens=max(chunk, plan.step), seed=self.seed, sentinel=False, base_pass=False)
+        score(self.model, stream, adapters, plan, options=options)
         return np.concatenate(watch.nats), np.concatenate(watch.hits) if greedy else np.empty(0, bool)
+
+
+def default_plan(model: Any) -> Plan:
+    """Windows of the model's length, side by side within each text, as other harnesses cut them."""
+    longest = min(model.max_seq_len or LONGEST_WINDOW, LONGEST_WINDOW)
+    return Document(seq_len=longest, stride=longest)
 
 
 def _own_targets(stream: Stream, count: int) -> list[tuple[int, int]]:
