@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
+import importlib.util
 import json
 import sys
 from typing import Any
@@ -20,10 +22,20 @@ CHECKS = (
     ("torch", "torch", "pip install 'evalkit[torch]'", True),
     ("sentencepiece", "sentencepiece", "pip install sentencepiece", True),
     ("constriction", "constriction", "pip install 'evalkit[torch]'", True),
-    ("pyarrow (documents.parquet)", "pyarrow", "pip install 'evalkit[report]'", False),
-    ("zstandard (.zst text)", "zstandard", "pip install 'evalkit[zstd]'", False),
+    ("safetensors", "safetensors", "pip install 'evalkit[torch]'", True),
     ("flash-attn", "flash_attn", "pip install flash-attn (GPU only; torch's attention is used without it)", False),
 )
+"""Name, module, remedy, required; imported, since a build for another machine is there and yet broken."""
+
+EXTRAS = (
+    ("pyarrow (documents.parquet)", "pyarrow", "report"),
+    ("zstandard (.zst text)", "zstandard", "zstd"),
+    ("transformers (HF folders)", "transformers", "hf"),
+    ("tokenizers (HF tokenizers)", "tokenizers", "hf"),
+    ("lm-eval (evalkit lm-eval)", "lm_eval", "lm-eval"),
+    ("tensorboard (--tracker)", "tensorboard", "trackers"),
+)
+"""Name, module, extra; only looked for: importing some takes seconds."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -40,6 +52,7 @@ def examine() -> list[dict[str, Any]]:
             rows.append(_row(name, True, required, str(getattr(found, "__version__", "found"))))
         except ImportError as fault:
             rows.append(_row(name, False, required, f"{remedy}  [{fault}]"))
+    rows += [_extra(name, module, extra) for name, module, extra in EXTRAS]
     for asset in ("tiny.ek", "sample.jsonl.xz", "fineweb_1024_bpe.model"):
         there = (ASSETS / asset).is_file()
         rows.append(
@@ -47,6 +60,15 @@ def examine() -> list[dict[str, Any]]:
         )
     rows.append(_device())
     return rows
+
+
+def _extra(name: str, module: str, extra: str) -> dict[str, Any]:
+    if importlib.util.find_spec(module) is None:
+        return _row(name, False, False, f"pip install 'evalkit[{extra}]'")
+    try:
+        return _row(name, True, False, importlib.metadata.version(module))
+    except importlib.metadata.PackageNotFoundError:
+        return _row(name, True, False, "found")
 
 
 def _row(name: str, ok: bool, required: bool, detail: str) -> dict[str, Any]:
