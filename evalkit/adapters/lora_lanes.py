@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evalkit.adapters.base import Receipt
+from evalkit.adapters.ttt import GROWTH
 from evalkit.adapters.ttt_head import SplitModel
 from evalkit.errors import DivergenceError, EvalkitError, InputError
 
@@ -133,12 +134,7 @@ class LaneModel(SplitModel):
     def _step(self, index: Tensor, grad: Tensor, booked: Sequence[tuple[int, int, Receipt]]) -> None:
         s = self.settings
         norms = grad.norm(dim=1, keepdim=True)
-        if not bool(norms.isfinite().all()):
-            bad = booked[int((~norms[:, 0].isfinite()).nonzero()[0])][2]
-            raise DivergenceError(
-                f"{self.owner}, training on booked targets {bad.lo}..{bad.hi - 1}: the gradient's norm is not finite "
-                f"(learning rate {s.lr:g}); what was booked stays booked: lower lr, or set clip"
-            )
+        self._require(norms[:, 0].isfinite(), booked, "the gradient's norm is not finite")
         if s.clip:
             grad = grad * (s.clip / norms).clamp(max=1.0)
         beta1, beta2 = s.betas
@@ -149,6 +145,18 @@ class LaneModel(SplitModel):
         move = (first / (1 - beta1**steps)) / ((second / (1 - beta2**steps)).sqrt() + 1e-10)
         self.first[index], self.second[index] = first, second
         self.values[index] = self.values[index] * (1 - s.lr * s.weight_decay) - s.lr * move
+        most = GROWTH * max(1.0, float(self.fresh.norm()))
+        self._require(self.values[index].norm(dim=1) <= most, booked, f"the weights' norm is above {most:.3g}")
+
+    def _require(self, fine: Tensor, booked: Sequence[tuple[int, int, Receipt]], what: str) -> None:
+        """DivergenceError for the first document of which ``fine`` bool [n] is false."""
+        if bool(fine.all()):
+            return
+        bad = booked[int((~fine).nonzero()[0])][2]
+        raise DivergenceError(
+            f"{self.owner}, training on booked targets {bad.lo}..{bad.hi - 1}: {what} "
+            f"(learning rate {self.settings.lr:g}); what was booked stays booked: lower lr, or set clip"
+        )
 
     def lane_state(self, lane: int) -> dict[str, Tensor]:
         """What a document that goes on needs."""

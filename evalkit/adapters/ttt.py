@@ -195,11 +195,16 @@ class ChunkLearner(ABC):
     def state_bytes(self) -> int: ...
 
 
+GROWTH = 100.0
+"""Weights that grew by this factor have run away, even where a norm inside the model keeps its rows finite."""
+
+
 class Trainer:
     """Flat weights, their optimiser, and the steps of one booked chunk."""
 
     def __init__(self, owner: str, flat: FlatParams, optimiser: Optimiser) -> None:
         self.owner, self.flat, self.optimiser = owner, flat, optimiser
+        self._first_norm = max(1.0, float(flat.values.norm()))
 
     def train(self, model: Any, booked: Booked, s: TttSettings, lr: float, epochs: int, ranks: Ranks) -> None:
         """``epochs`` passes over the chunk, ``s.batch`` sequences a step, in stream order."""
@@ -208,8 +213,10 @@ class Trainer:
         for _ in range(epochs):
             for i in range(0, len(windows), size):
                 self._step(model, booked, windows[i : i + size], s, lr, ranks)
-        if not bool(self.flat.values.isfinite().all()):
-            raise DivergenceError(self._sentence(booked, "weights are not finite after the update", lr))
+        norm = float(self.flat.values.norm())
+        if not norm <= GROWTH * self._first_norm:
+            what = f"the weights' norm is {norm:.3g} after the update, it was {self._first_norm:.3g} before the run"
+            raise DivergenceError(self._sentence(booked, what, lr))
 
     def _step(self, model: Any, booked: Booked, windows: list[Window], s: TttSettings, lr: float, ranks: Ranks) -> None:
         """One step on the mean nats of the windows' targets."""

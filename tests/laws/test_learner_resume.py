@@ -135,6 +135,11 @@ def test_divergence_names_chunk_norm_and_hint_and_keeps_what_is_booked(tmp_path:
     adapters = adapters_of("full_ttt:chunk=64,seq_len=32,lr=1e25,clip=0")
     with pytest.raises(DivergenceError, match=r"norm is|not finite"):
         fused(model, stream, adapters, PLANS["sliding"], tmp_path / "other")
+    for spec in ("full_ttt:chunk=64,seq_len=32,lr=1e6", "lora_ttt:chunk=64,seq_len=32,lr=1e6,rank=2"):
+        with pytest.raises(
+            DivergenceError, match=r"weights' norm is \S+ after the update, it was \S+ before .*lower lr"
+        ):
+            fused(model, stream, adapters_of(spec), PLANS["sliding"], tmp_path / spec[:4])
     with pytest.raises(DivergenceError, match=r"chunk 0: slot, learning from booked targets 1\.\.64: .* lower delta"):
         fused(model, stream, adapters_of("slot:chunk=64,bias=1e38,delta=1e38"), PLANS["sliding"], tmp_path / "slot")
 
