@@ -11,6 +11,5 @@ from train.parts.reach import Banded
 def banded_naive(model: GPT, ids: torch.Tensor, window: int) -> torch.Tensor:
     """int64 [L] -> logits [L, V]; L x L scores, every position counted from the start of the stream."""
     raw = model.embed(ids[None])
-    empty = raw.new_zeros(1, model.config.kv_heads, 0, model.config.head_dim)
-    reach = Banded(model.config, window, [(empty, empty)] * model.config.layers, len(ids))
+    reach = Banded(model.config, window, model.nothing_kept(raw), len(ids))
     return model.head(model._run(ids[None], raw, None, reach))[0]

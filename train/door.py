@@ -47,12 +47,12 @@ class ArtifactModel:
     def banded(self, ids: torch.Tensor, state: Any, window: int) -> tuple[torch.Tensor, Any]:
         """int64 [L] continuing ``state`` -> (float32 [L, V], new state); see :meth:`train.model.GPT.banded`
 
-        The state is a plain tuple, so that a run can keep it on disk: (window, kept, before).
+        The state is a plain tuple, so that a run can keep it on disk: (window, kept, before, ids).
         """
         from train.model import BandState
 
         logits, after = self.module.banded(ids, BandState(*state) if state is not None else None, window)
-        return logits, (after.window, after.kept, after.before)
+        return logits, (after.window, after.kept, after.before, after.ids)
 
 
 class ArtifactDoor:

@@ -12,52 +12,51 @@ import torch.nn.functional as F
 from torch import nn
 
 from train.config import GPTConfig
-from train.parts.attention import Attention, rms_norm
-from train.parts.mlp import MLP
+from train.parts.attention import rms_norm
+from train.parts.block import Block, Pass
+from train.parts.hashes import hash_parts
 from train.parts.reach import Banded, Causal, Reach
 from train.parts.smear import Smear
+from train.parts.unet import Skips
+from train.parts.values import ValueEmbedding
+from train.shapes import skips
+
+NEIGHBOURS = 2
+"""Tokens left of a call that the hashed n-grams may look at."""
 
 
 @dataclass(frozen=True)
 class BandState:
-    """What a banded pass carries between calls: per layer the last keys and values, and the last raw embedding."""
+    """What a banded pass carries between calls.
+
+    Per executed layer the last keys and values, and of the last tokens the raw embedding (one) and the ids (two).
+    """
 
     window: int
     kept: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     before: torch.Tensor | None
-
-
-class Block(nn.Module):
-    """One layer: residual mix with the embedding, attention, MLP, each branch with a per-channel output scale."""
-
-    def __init__(self, config: GPTConfig, layer: int) -> None:
-        super().__init__()
-        self.norm_scale = (layer + 1) ** -0.5
-        self.attn = Attention(config, layer)
-        self.mlp = MLP(config)
-        self.mix = nn.Parameter(torch.stack((torch.ones(config.width), torch.zeros(config.width))))
-        self.attn_scale = nn.Parameter(torch.ones(config.width))
-        self.mlp_scale = nn.Parameter(torch.ones(config.width))
-
-    def forward(
-        self, x: torch.Tensor, x0: torch.Tensor, first_v: torch.Tensor | None, reach: Reach
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x, x0 [B, L, D] -> (x [B, L, D], this layer's own values)."""
-        x = self.mix[0] * x + self.mix[1] * x0
-        read, own_v = self.attn(rms_norm(x) * self.norm_scale, first_v, reach)
-        x = x + self.attn_scale * read
-        return x + self.mlp_scale * self.mlp(rms_norm(x) * self.norm_scale), own_v
+    ids: torch.Tensor | None = None
 
 
 class GPT(nn.Module):
     """The base model.  ``forward(ids)`` = ``head(hidden(ids))`` = logits, row i for token i + 1 given tokens 0..i."""
 
+    looping: bool
+    """Whether layers are replayed: from the start, unless a training run turns it on later."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config.check()
+        self.looping = config.loop_passes > 1
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.smear = Smear(config) if config.smear else None
+        self.hashes = hash_parts(config)
+        for name, part in self.hashes.items():
+            self.add_module(name, part)
+        self.values = ValueEmbedding(config) if config.value_embeds else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.unet = Skips(skips(config), config.width) if config.unet else None
+        self.lm_head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -68,6 +67,18 @@ class GPT(nn.Module):
                 nn.init.zeros_(weight)
             elif name.startswith("blocks.") and name.endswith(".weight"):
                 nn.init.orthogonal_(weight)
+        self._init_optional()
+
+    def _init_optional(self) -> None:
+        """Added parts change no logit at the start, yet never have two zero factors in a row."""
+        for part in self.hashes.values():
+            nn.init.zeros_(part.get_parameter("table.weight"))
+            nn.init.orthogonal_(part.get_parameter("proj.weight"))
+        if self.values is not None:
+            nn.init.normal_(self.values.table.weight, std=0.01)
+            nn.init.zeros_(self.values.proj.weight)
+        if self.lm_head is not None:
+            nn.init.normal_(self.lm_head.weight, std=0.005)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """int64 [B, L] -> logits [B, L, V]"""
@@ -78,9 +89,10 @@ class GPT(nn.Module):
         return self._run(ids, self.embed(ids), None, Causal(self.config, ids.shape[1], ids.device))
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[..., D] -> logits [..., V], softcap included"""
+        """[..., D] -> logits [..., V], softcap included where the config has one"""
         cap = self.config.softcap
-        return cap * torch.tanh(F.linear(hidden, self.embed.weight) / cap)
+        logits = F.linear(hidden, self.embed.weight if self.lm_head is None else self.lm_head.weight)
+        return cap * torch.tanh(logits / cap) if self.config.cap_logits else logits
 
     def banded(self, ids: torch.Tensor, state: BandState | None, window: int) -> tuple[torch.Tensor, BandState]:
         """One pass with a causal band: int64 [L] continuing ``state`` -> (logits [L, V], new state).
@@ -100,19 +112,48 @@ class GPT(nn.Module):
         if state is not None and state.window != window:
             raise ValueError(f"the state was made for a band of {state.window} tokens, not {window}")
         raw = self.embed(ids)
-        reach = Banded(self.config, window, list(state.kept) if state else self._nothing_kept(raw), ids.shape[1])
-        hidden = self._run(ids, raw, state.before if state else None, reach)
-        return hidden, BandState(window, tuple(reach.kept), raw[:, -1:])
+        reach = Banded(self.config, window, list(state.kept) if state else self.nothing_kept(raw), ids.shape[1])
+        past = state.ids if state else None
+        hidden = self._run(ids, raw, state.before if state else None, reach, past)
+        last = (ids if past is None else torch.cat((past, ids), dim=1))[:, -NEIGHBOURS:]
+        return hidden, BandState(window, tuple(reach.kept), raw[:, -1:], last if self.hashes else None)
 
-    def _nothing_kept(self, like: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def nothing_kept(self, like: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of no tokens, one pair for each executed layer."""
         empty = like.new_zeros(like.shape[0], self.config.kv_heads, 0, self.config.head_dim)
-        return [(empty, empty)] * self.config.layers
+        return [(empty, empty)] * len(self.config.order(self.looping))
 
-    def _run(self, ids: torch.Tensor, raw: torch.Tensor, before: torch.Tensor | None, reach: Reach) -> torch.Tensor:
-        """The one forward: raw embeddings [B, L, D] of ids to the final norm's output."""
-        x = x0 = rms_norm(raw if self.smear is None else self.smear(raw, ids, before))
-        first_v = None
-        for block in self.blocks:
-            x, own_v = block(x, x0, first_v, reach)
-            first_v = own_v if first_v is None else first_v
-        return rms_norm(x)
+    def _run(
+        self,
+        ids: torch.Tensor,
+        raw: torch.Tensor,
+        before: torch.Tensor | None,
+        reach: Reach,
+        past: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The one forward: raw embeddings [B, L, D] of ids to the final norm's output.
+
+        before: raw embedding of the token left of the call; past: ids left of it, for the hashed n-grams.
+        """
+        x = raw if self.smear is None else self.smear(raw, ids, before)
+        for part in self.hashes.values():
+            x = part(x, ids, past)
+        x = rms_norm(x)
+        shared = Pass(x, reach, None if self.values is None else self.values(ids))
+        return rms_norm(self._through(x, shared))
+
+    def _through(self, x: torch.Tensor, shared: Pass) -> torch.Tensor:
+        """All executed layers: skips from the first half to the second, two lanes where the config asks for them."""
+        order, kept = self.config.order(self.looping), list[torch.Tensor]()
+        half, lane = len(order) // 2, None
+        for slot, layer in enumerate(order):
+            block: Block = self.blocks[layer]  # type: ignore[assignment]
+            if self.unet is not None and slot >= half and kept:
+                x = self.unet(slot - half, x, kept.pop())
+            if block.lanes is None:
+                x = block(x, shared, slot)
+            else:
+                x, lane = block.two_lanes(x, x if lane is None else lane, shared, slot)
+            if self.unet is not None and slot < half:
+                kept.append(x)
+        return x if lane is None else (x + lane) / 2

@@ -14,8 +14,9 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
+        self.slope = config.mlp_slope
         self.up = nn.Linear(config.width, config.mlp_ratio * config.width, bias=False)
         self.down = nn.Linear(config.mlp_ratio * config.width, config.width, bias=False)
 
     def forward(self, n: torch.Tensor) -> torch.Tensor:
-        return self.down(F.leaky_relu(self.up(n), 0.5).square())
+        return self.down(F.leaky_relu(self.up(n), self.slope).square())

@@ -1,7 +1,7 @@
 """Which keys does a query reach?  Plain causal windows, or a causal band whose keys outlive the call.
 
-A reach is called once per layer with unrotated q [B, H, L, hd] and k, v [B, K, L, hd], and returns y [B, H, L, hd].
-It is the only part in which a training step, an evaluation window and a banded pass differ.
+A reach is called once per executed layer (``slot``) with unrotated q [B, H, L, hd] and k, v [B, K, L, hd], and returns
+y [B, H, L, hd].  It is the only part in which a training step, an evaluation window and a banded pass differ.
 """
 
 from __future__ import annotations
@@ -9,24 +9,14 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 
 from train.config import GPTConfig
+from train.parts.kernel import attend
 from train.parts.rotary import rotary_table, rotate
 
 
 class Reach(Protocol):
-    def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor: ...
-
-
-def _share(k: torch.Tensor, v: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give every query head its group's keys and values (a view for one KV head)."""
-    group = heads // k.shape[1]
-    if group == 1:
-        return k, v
-    if k.shape[1] == 1:
-        return k.expand(-1, heads, -1, -1), v.expand(-1, heads, -1, -1)
-    return k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    def __call__(self, slot: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor: ...
 
 
 class Causal:
@@ -35,17 +25,15 @@ class Causal:
     def __init__(self, config: GPTConfig, length: int, device: torch.device) -> None:
         self.cos, self.sin = rotary_table(length, config.rope_dims, config.rope_base, device)
 
-    def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        q, k = rotate(q, self.cos, self.sin), rotate(k, self.cos, self.sin)
-        k, v = _share(k, v, q.shape[1])
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    def __call__(self, slot: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return attend(rotate(q, self.cos, self.sin), rotate(k, self.cos, self.sin), v)
 
 
 class Banded:
     """Every token reaches itself and the ``window - 1`` tokens before it, through the kept keys and values.
 
     Positions are counted from the oldest kept key, so they stay below 2 * window however long the stream is.
-    ``kept`` holds one (k, v) pair per layer, each [B, K, <= window - 1, hd], unrotated.
+    ``kept`` holds one (k, v) pair per executed layer, each [B, K, <= window - 1, hd], unrotated.
     """
 
     def __init__(
@@ -60,11 +48,10 @@ class Banded:
         key = torch.arange(past + block, device=device)[None, :]
         self.mask = (key <= query) & (key > query - window)
 
-    def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        k = torch.cat((self.kept[layer][0], k), dim=2)
-        v = torch.cat((self.kept[layer][1], v), dim=2)
+    def __call__(self, slot: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        k = torch.cat((self.kept[slot][0], k), dim=2)
+        v = torch.cat((self.kept[slot][1], v), dim=2)
         keep = max(0, k.shape[2] - (self.window - 1))
-        self.kept[layer] = (k[:, :, keep:], v[:, :, keep:])
+        self.kept[slot] = (k[:, :, keep:], v[:, :, keep:])
         q, k = rotate(q, self.cos[self.past :], self.sin[self.past :]), rotate(k, self.cos, self.sin)
-        k, v = _share(k, v, q.shape[1])
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
+        return attend(q, k, v, self.mask)
