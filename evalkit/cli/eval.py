@@ -129,8 +129,12 @@ def finish(result: Any, args: argparse.Namespace) -> int:
         print_result(result)
         if args.json:
             Path(args.json).write_text(json.dumps(result.run, indent=2) + "\n", encoding="utf-8")
+    budget = result.run["budget"]
+    for cut in budget["shed"]:
+        where = f"from target {cut['from_target']:,} on"
+        print(f"evalkit: to keep the budget, {cut['work']}: {cut['change']} {where}", file=sys.stderr)
     if not result.complete:
-        booked, budget = result.run["totals"]["targets"], result.run["budget"]
+        booked = result.run["totals"]["targets"]
         signalled = budget["stopped"] == "signal"
         who = "SIGTERM" if signalled else f"the budget of {budget['seconds']:g} s"
         further = "run it again with the same --out to go on" if result.folder else "without --out nothing is kept"
