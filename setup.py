@@ -7,7 +7,7 @@ import os
 from glob import glob
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
-from setuptools import setup
+from setuptools import Extension, setup
 
 SANITIZE = os.environ.get("EVALKIT_SANITIZE", "")
 
@@ -31,7 +31,8 @@ setup(
             cxx_std=17,
             extra_compile_args=COMPILE,
             extra_link_args=LINK,
-        )
+        ),
+        Extension("train.data._gather", sources=["train/data/_gather.pyx"], extra_compile_args=["-O3"]),
     ],
     cmdclass={"build_ext": build_ext},
 )

@@ -1,8 +1,7 @@
 """How does text become token ids without losing a byte?  (``python -m train.tokenizer --data FILES --out FILE.model``)
 
 SentencePiece BPE with identity normalisation, no dummy prefix, byte fallback and split digits: decoding gives the
-text back, byte for byte.  One character needs care: SentencePiece writes a space as U+2581, so a literal U+2581 in
-the text would come back as a space.  ``encode`` spells that character with its three byte pieces.
+text back, byte for byte (evalkit's tokenizer spells a literal U+2581 with its byte pieces).
 Ids: pad 0, bos 1, eos 2, unk 3 (the field's convention).
 """
 
@@ -10,46 +9,34 @@ from __future__ import annotations
 
 import argparse
 import io
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from evalkit.errors import InputError
+from evalkit.stream.tokenizer import SPACE_MARK, SentencePieceTokenizer
+from train.shards import write_durably
 from train.text import documents, is_held_out
 
 BOS = 1
-SPACE_MARK = "\u2581"
 LINE_CHARS = 2000  # SentencePiece drops training sentences beyond 4192 bytes
+CHARS_PER_PIECE = 50
+"""Less text than this per wanted piece makes a vocabulary of rare strings; sp8192 from 5 M documents is the field's."""
 
 
-def load(model: bytes) -> Any:
-    """Return a SentencePieceProcessor for the serialised model; raises InputError when it is not one."""
-    from sentencepiece import SentencePieceProcessor
-
-    processor = SentencePieceProcessor()
-    try:
-        processor.LoadFromSerializedProto(model)
-    except (RuntimeError, TypeError):
-        raise InputError(f"these {len(model)} bytes are not a SentencePiece model; give a .model file") from None
-    return processor
+def load(model: bytes) -> SentencePieceTokenizer:
+    """Open the serialised model; raises InputError when it is not one."""
+    return SentencePieceTokenizer.from_bytes(model, "the tokenizer")
 
 
-def encode(processor: Any, text: str) -> list[int]:
+def encode(tokenizer: SentencePieceTokenizer, text: str) -> list[int]:
     """Text -> ids without BOS; exact for any text that UTF-8 can carry, a literal U+2581 included."""
-    if SPACE_MARK not in text:
-        return processor.encode(text)
-    mark = [processor.piece_to_id(f"<0x{b:02X}>") for b in SPACE_MARK.encode("utf-8")]
-    ids: list[int] = []
-    for part in re.split(f"({SPACE_MARK})", text):
-        ids += mark if part == SPACE_MARK else processor.encode(part)
-    return ids
+    return tokenizer.encode(text).tolist()
 
 
-def decode(processor: Any, ids: list[int]) -> str:
+def decode(tokenizer: SentencePieceTokenizer, ids: list[int]) -> str:
     """Ids -> text; the inverse of :func:`encode`.  Control ids give nothing."""
-    return processor.decode(ids)
+    return tokenizer.decode_bytes(ids).decode("utf-8", "replace")
 
 
 def training_lines(texts: Iterable[str]) -> Iterator[str]:
@@ -95,34 +82,60 @@ def train(texts: Iterable[str], vocab_size: int = 2048, threads: int = 2) -> byt
     return model
 
 
+def train_exactly(texts: Iterable[str], vocab_size: int) -> bytes:
+    """:func:`train`, but InputError when the text is too little for a vocabulary of this size."""
+    kept = list(texts)
+    size = sum(map(len, kept))
+    if size < CHARS_PER_PIECE * vocab_size:
+        raise InputError(
+            f"{size:,} characters of text are too little for {vocab_size:,} pieces, {CHARS_PER_PIECE} for each are the "
+            "least; give more text or a smaller --vocab"
+        )
+    model = train(kept, vocab_size)
+    if (found := len(vocabulary(model))) != vocab_size:
+        raise InputError(
+            f"this text gives only {found:,} of {vocab_size:,} pieces; give more text or a smaller --vocab"
+        )
+    return model
+
+
 def vocabulary(model: bytes) -> list[str]:
     """Pieces by id."""
-    processor = load(model)
-    return [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+    return [piece.decode("utf-8") for piece in load(model).spec.pieces]
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m train.tokenizer", description="Train a lossless SentencePiece BPE.",
+        epilog="example: python -m train.tokenizer --data train.jsonl.xz --vocab 1024 2048 4096 8192 --out sp{vocab}.model",
+    )  # fmt: skip
+    p.add_argument("--data", nargs="+", required=True, type=Path, help="training text: .txt or .jsonl, plain or packed")
+    p.add_argument("--out", required=True, help="the .model file to write; {vocab} stands for the size")
+    p.add_argument("--vocab", nargs="+", type=int, default=[2048], help="number of pieces, one or several (2048)")
+    p.add_argument("--held-out", type=int, default=4, help="documents of 1000 kept out (default 4, as the recipes do)")
+    return p
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.tokenizer", description="Train a lossless SentencePiece BPE."
-    )
-    parser.add_argument(
-        "--data", nargs="+", required=True, type=Path, help="training text: .txt or .jsonl, plain or .xz"
-    )
-    parser.add_argument("--out", required=True, type=Path, help="the .model file to write")
-    parser.add_argument("--vocab", type=int, default=2048, help="number of pieces (default 2048)")
-    parser.add_argument(
-        "--held-out", type=int, default=4, help="documents of 1000 kept out (default 4, as the recipes do)"
-    )
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     try:
-        texts = (doc for path in args.data for doc in documents(path) if not is_held_out(doc, args.held_out))
-        model = train(texts, args.vocab)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_bytes(model)
-    except (InputError, OSError) as error:
+        if len(args.vocab) > 1 and "{vocab}" not in args.out:
+            raise InputError(
+                f"{len(args.vocab)} sizes but one --out; write {{vocab}} in its name, as in sp{{vocab}}.model"
+            )
+        texts = [doc for path in args.data for doc in documents(path) if not is_held_out(doc, args.held_out)]
+        for size in args.vocab:
+            out = Path(args.out.replace("{vocab}", str(size)))
+            model = train_exactly(texts, size)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(out, model)
+            print(f"{out}: {size} pieces, {len(model)} bytes")
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{args.out}: {len(vocabulary(model))} pieces, {len(model)} bytes")
+    except OSError as error:
+        print(f"error: cannot write {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 
