@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SLOW = {"chaos", "worldsize", "forecast", "learners"}
+SLOW = {"audit_unseen", "chaos", "worldsize", "forecast", "learners"}
 """Minutes to hours: asked for by name only."""
 
 

@@ -175,11 +175,18 @@ def _power(lab: Lab) -> dict[str, Any]:
         "normalised": {
             "forks": len(lab.forks),
             "screens": lab.screens,
-            "full_forks": len(full),
-            "gate_fraction": gate_fraction(len(full)),
+            "full_forks": lab.full_forks,
+            "gate_fraction": gate_fraction(lab.full_forks),
             "random_positions": strata.get("random", 0),
             "gate_fraction_random": gate_fraction(strata.get("random", 0)),
             "strata": {name: {"forks": n, "gate_fraction": gate_fraction(n)} for name, n in strata.items()},
+        },
+        "latin": {
+            "columns": len(lab.columns),
+            "full_forks": strata.get("latin", 0),
+            "mean": float(np.mean(lab.columns)) if lab.columns else None,
+            "contexts": len(lab.contexts),
+            "of": lab.vocab_size,
         },
         "causal": {
             "replays": len(lab.cuts),

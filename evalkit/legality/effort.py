@@ -16,6 +16,9 @@ DEEP_SECONDS = 600.0
 SCREEN_TOKENS = 32
 SMALL_VOCABULARY = 128
 ENOUGH_FORKS, ENOUGH_CUTS = 96, 480
+LEAST_LATIN, MOST_LATIN = 48, 4096
+SHORT = 16
+"""Tokens of the stream on which one context is forked."""
 LEAST_FORKS = 8
 """Sums over the whole vocabulary without which nothing is called legal."""
 
@@ -38,6 +41,10 @@ class Effort:
     """Tokens of the stream that outlasts warm-ups; 0: none."""
     long_cuts: int = 5
     long_forks: int = 1
+    latin_length: int = 160
+    """Tokens of the streams of the Latin design, one stream a token of the vocabulary; 0: none."""
+    contexts: int = 4
+    """Contexts of the Latin design that are forked, on streams of SHORT tokens."""
     shrink: int = 40
     """Replays spent on making a counter-example small."""
 
@@ -94,6 +101,8 @@ def plan(pace: Pace, vocab_size: int, seconds: float) -> Effort:
         long_length=long,
         long_cuts=_count(0.05 * seconds / pace.of(long), 2, 32),
         long_forks=_count(0.25 * seconds / (vocab_size * pace.of(long)), 0, 12),
+        latin_length=_latin(pace, vocab_size, 0.12 * seconds),
+        contexts=_count(0.1 * seconds / (vocab_size * pace.of(SHORT)), 0, vocab_size),
         shrink=_count(0.1 * seconds / pace.of(length / 2), 40, 400),
     )
 
@@ -108,6 +117,12 @@ def _long(pace: Pace, vocab_size: int, seconds: float) -> int:
     """The longest stream that leaves room for three full sums, or for one of 1024 tokens; else 1024, for cuts alone."""
     fits = [n for n in LONG if 3 * vocab_size * pace.of(n) <= 0.2 * seconds]
     return max([*fits, 1024])
+
+
+def _latin(pace: Pace, vocab_size: int, seconds: float) -> int:
+    """The longest streams of a Latin design that fit the time; 0 when they would be too short to say anything."""
+    length = (seconds / vocab_size - pace.fixed) / max(pace.per_token, 1e-9)
+    return 0 if length < LEAST_LATIN else min(int(length), MOST_LATIN)
 
 
 def _count(value: float, least: int, most: int) -> int:

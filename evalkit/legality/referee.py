@@ -10,7 +10,7 @@ import numpy as np
 from evalkit.legality import effort as efforts
 from evalkit.legality.conclude import conclude
 from evalkit.legality.effort import Effort
-from evalkit.legality.probes import ahead, declared, ledgers, mass, sanity, strict, suffix, track
+from evalkit.legality.probes import ahead, declared, latin, ledgers, mass, sanity, strict, suffix, track
 from evalkit.legality.probes.lab import Finding, Lab, Scored
 from evalkit.legality.probes.probe import Outcome, Probe, pack
 from evalkit.legality.probes.shrink import shrink
@@ -100,14 +100,23 @@ def _rounds(lab: Lab, tokens: Int64 | None, deadline: float) -> None:
 
 
 def _round(lab: Lab, tokens: Int64 | None) -> None:
+    """One ordinary stream, a Latin design, the long stream (forked where no ordinary one reaches), the other streams."""
     effort = lab.effort
-    for i, stream in enumerate(_streams(lab, tokens)):
-        _both_laws(lab, stream, *(effort.share(n, i) for n in (effort.cuts, effort.forks, effort.screens)))
-    if lab.order:
-        _stream_order(lab)
+    first, *others = list(enumerate(_streams(lab, tokens)))
+    _ordinary(lab, *first)
+    latin.sweep(lab)
     if effort.long_length:
         long = textlike(lab.rng, lab.vocab_size, lab.bos, effort.long_length)
-        _both_laws(lab, long, effort.long_cuts, effort.long_forks, effort.screens // 4)
+        _both_laws(lab, long, effort.long_cuts, effort.long_forks, effort.screens // 4, beyond=effort.length)
+    for i, stream in others:
+        _ordinary(lab, i, stream)
+    if lab.order:
+        _stream_order(lab)
+
+
+def _ordinary(lab: Lab, i: int, stream: Stream) -> None:
+    effort = lab.effort
+    _both_laws(lab, stream, *(effort.share(n, i) for n in (effort.cuts, effort.forks, effort.screens)))
 
 
 def _stream_order(lab: Lab) -> None:
@@ -135,7 +144,7 @@ def _streams(lab: Lab, tokens: Int64 | None) -> list[Stream]:
     return out
 
 
-def _both_laws(lab: Lab, stream: Stream, cuts: int, forks: int, screens: int) -> None:
+def _both_laws(lab: Lab, stream: Stream, cuts: int, forks: int, screens: int, beyond: int = 0) -> None:
     """Suffix replays first: their changed scores tell the forks where learning lands."""
     if lab.late() or (lab.found("causal", "suffix") and lab.found("normalised", "mass")):
         return
@@ -144,7 +153,7 @@ def _both_laws(lab: Lab, stream: Stream, cuts: int, forks: int, screens: int) ->
         raise ScorerFault("shape", f"order() is not a permutation of the {len(stream)} positions")
     scored = Scored(stream, lab.box.score(stream.tokens), order)
     suffix.sweep(lab, scored, cuts)
-    mass.sweep(lab, scored, forks, screens)
+    mass.sweep(lab, scored, forks, screens, beyond)
 
 
 def _track(lab: Lab) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from evalkit.errors import InputError
 from evalkit.legality import effort as efforts
 from evalkit.legality import rules, verdict
-from evalkit.legality.probes import positions, streams
+from evalkit.legality.probes import latin, positions, streams
 from evalkit.legality.probes.ask import ask
+from evalkit.legality.probes.lab import Lab
 from evalkit.legality.probes.probe import Probe, from_json, pack, size, to_json, unpack
 from evalkit.legality.probes.shrink import _minimise
 from evalkit.legality.probes.tolerance import Tolerance, looks_like_rounding
@@ -152,3 +154,57 @@ def test_every_rule_names_its_source():
         assert all(r.source and r.severity in ("violation", "warning", "report") for r in found)
     with pytest.raises(InputError, match="did you mean 'strict'"):
         rules.ruleset("strct")
+
+
+@given(st.integers(2, 60), st.integers(4, 200), st.integers(0, 99))
+def test_free_columns_of_a_latin_design_hold_every_token_once(vocab, length, seed):
+    made = latin.design(np.random.default_rng(seed), vocab, vocab - 1, length)
+    assert made.streams.shape == (vocab, length)
+    free = set(made.free.tolist())
+    for column in range(length):
+        ids = np.unique(made.streams[:, column])
+        assert len(ids) == (vocab if column in free else 1)
+    if length > 4 * vocab:
+        assert set(made.streams[0, made.free - 1].tolist()) == set(range(vocab))
+
+
+def test_a_latin_design_estimates_z_of_every_context_exactly_for_a_bigram():
+    made = latin.design(np.random.default_rng(0), Toy.vocab_size, 1, 160)
+    scores = np.stack([Toy().score(row) for row in made.streams])
+    assert np.allclose(np.exp(scores[:, made.free]).sum(axis=0), 1.0)
+
+
+@pytest.mark.parametrize(("gate", "short"), [(lambda last, t: last == 13, True), (lambda last, t: t > 100, False)])
+def test_a_latin_design_points_at_a_gate(gate, short):
+    made = latin.design(np.random.default_rng(0), Toy.vocab_size, 1, 400)
+    last, at = made.streams[0, made.free - 1], made.free
+    z = 1.0 + np.random.default_rng(1).normal(0, 0.002, len(at)) + 0.02 * np.array(list(map(gate, last, at)))
+    found = [column for column, brief in latin.suspects(made, z, 4) if brief == short]
+    assert any(gate(made.streams[0, column - 1], column) for column in found)
+
+
+class Gate(Toy):
+    """Two per cent more behind token 13, in long streams only where ``late``."""
+
+    late = False
+
+    def score(self, tokens):
+        bonus = np.arange(len(tokens)) > 300 if self.late else np.concatenate([[False], tokens[:-1] == 13])
+        return super().score(tokens) + np.log(1.02) * bonus
+
+
+class LateGate(Gate):
+    late = True
+
+
+@pytest.mark.parametrize("factory", [Gate, LateGate])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_design_and_its_forks_find_rare_and_late_gates(factory, seed):
+    effort = replace(efforts.QUICK, latin_length=512, contexts=8)
+    lab = Lab(LocalBox(factory), np.random.default_rng(seed), effort, tolerance=Tolerance(vocab_size=32))
+    latin.sweep(lab)
+    assert lab.found("normalised", "mass")
+    clean = Lab(LocalBox(Toy), np.random.default_rng(seed), effort, tolerance=Tolerance(vocab_size=32))
+    latin.sweep(clean)
+    assert not clean.findings
+    assert len(clean.contexts) == 32

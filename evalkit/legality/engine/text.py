@@ -69,3 +69,5 @@ def merge(into: Lab, other: Lab, world: str) -> None:
     into.strict_rows += other.strict_rows
     into.strict_updates += other.strict_updates
     into.screens += other.screens
+    into.columns += other.columns
+    into.contexts |= other.contexts

@@ -68,6 +68,10 @@ class Lab:
     forks: list[Fork] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    columns: list[float] = field(default_factory=list)
+    """Estimates of Z at the free columns of Latin designs."""
+    contexts: set[int] = field(default_factory=set)
+    """Tokens behind which Z was estimated that way."""
     screens: int = 0
     """Positions at which Z was estimated from a few tokens."""
     withheld: bool = False
@@ -106,8 +110,8 @@ class Lab:
 
     @property
     def full_forks(self) -> int:
-        """Sums over the whole vocabulary so far."""
-        return sum(f.full for f in self.forks)
+        """Sums over the whole vocabulary so far, those on the short streams of Latin designs left out."""
+        return sum(f.full and f.stratum != "latin" for f in self.forks)
 
     def add(self, law: str, probe: Probe, outcome: Outcome) -> None:
         self.findings.append(Finding(law, probe, outcome))

@@ -20,13 +20,13 @@ from evalkit.legality.scorer import Float64, Int64
 BLOCK = 32
 
 
-def sweep(lab: Lab, scored: Scored, count: int, screens: int = 0) -> None:
-    """Fork ``scored`` at ``count`` positions: half where an estimate is highest, the others in all strata in turn."""
-    onsets = onset_positions(scored.base, scored.changed)
+def sweep(lab: Lab, scored: Scored, count: int, screens: int = 0, first: int = 0) -> None:
+    """Fork ``scored`` at ``count`` positions from ``first`` on: in all strata in turn, where an estimate is high too."""
+    onsets, first = onset_positions(scored.base, scored.changed), max(first, lab.first_target)
     groups = strata(scored.stream, scored.base, onsets, lab.rng)
     if screens:
-        groups = {"screened": _screened(lab, scored, groups, screens), **groups}
-    for i, (stratum, position) in enumerate(pick(groups, count, lab.first_target)):
+        groups = {"screened": _screened(lab, scored, groups, screens, first), **groups}
+    for i, (stratum, position) in enumerate(pick(groups, count, first)):
         if lab.late() or lab.found("normalised", "mass"):
             break
         keep = scored.order is not None or i % 2 == 0
@@ -39,10 +39,10 @@ def _may_fork(lab: Lab, scored: Scored, position: int) -> bool:
     return scored.order is None or scored.stream.tokens[position] != lab.bos
 
 
-def _screened(lab: Lab, scored: Scored, groups: dict[str, list[int]], count: int) -> list[int]:
+def _screened(lab: Lab, scored: Scored, groups: dict[str, list[int]], count: int, first: int) -> list[int]:
     """Positions by estimated Z, the highest first.  A subset that exceeds 1 by itself is a finding at once."""
     found = []
-    for _, position in pick(groups, count, lab.first_target):
+    for _, position in pick(groups, count, first):
         if lab.late() or lab.found("normalised", "mass"):
             break
         if _may_fork(lab, scored, position):
