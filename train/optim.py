@@ -2,85 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
-# Polar Express (Amsel et al. 2025), as in modded-nanogpt: one triple per Newton-Schulz step.
-POLAR_EXPRESS = (
-    (8.156554524902461, -22.48329292557795, 15.878769915207462),
-    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
-    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
-    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
-    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
-)
-SAFETY = 1.02  # the paper's margin on the norm bound
+from train.newton import POLAR_EXPRESS, SAFETY, orthogonalise
+from train.ranks import ALONE, Ranks
 
+__all__ = ["POLAR_EXPRESS", "SAFETY", "AdamW", "Muon", "orthogonalise", "split_params"]
 
-def orthogonalise(u: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Nearest semi-orthogonal matrices of u [n, rows, cols], by five Polar Express steps in ``dtype``."""
-    wide = u.shape[-2] <= u.shape[-1]
-    x = u if wide else u.mT
-    x = (x / (x.norm(dim=(-2, -1), keepdim=True) * SAFETY + 1e-7)).to(dtype)
-    for a, b, c in POLAR_EXPRESS:
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    x = x.to(u.dtype)
-    return x if wide else x.mT
+TABLES = ("embed.weight", "lm_head.weight")
+"""Rows of these, and of every ``*.table.weight``, belong to tokens."""
 
 
 class Muon:
     """W = (1 - lr wd) W - lr sqrt(max(1, rows / cols)) O with O the orthogonalised Nesterov momentum.
 
-    Matrices of one shape are stacked and orthogonalised together.  ``row_norm`` scales the rows of the update to unit
-    norm first (MuonEq-R).  State: one momentum tensor [n, rows, cols] per shape.
+    Matrices of one shape are a bank: stacked, and orthogonalised together; with several ``ranks`` each does its part of
+    a bank and all get the whole.  State: one momentum tensor [n, rows, cols] per shape.
+
+    row_norm: rows of the update to unit norm first (MuonEq-R, PR #1285, -0.001).  variance: NorMuon's decay of the row
+    second moment of O, 0 for none (0.6 % fewer steps in the speedrun).  method: see :mod:`train.newton`.  cautious: decay
+    a weight only where the step shrinks it too (helps the speedrun, nothing in PR #375).
     """
 
     def __init__(
-        self, params: dict[str, nn.Parameter], *, weight_decay: float, row_norm: bool, dtype: torch.dtype
+        self,
+        params: Mapping[str, nn.Parameter],
+        *,
+        weight_decay: float,
+        row_norm: bool,
+        dtype: torch.dtype,
+        variance: float = 0.0,
+        method: str = "polar_express",
+        cautious: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.weight_decay, self.row_norm, self.dtype = weight_decay, row_norm, dtype
+        self.weight_decay, self.row_norm, self.dtype, self.ranks = weight_decay, row_norm, dtype, ranks
+        self.variance, self.method, self.cautious = variance, method, cautious
         self.groups: dict[str, list[nn.Parameter]] = {}
-        for _, p in sorted(params.items()):
-            self.groups.setdefault(f"{p.shape[0]}x{p.shape[1]}", []).append(p)
-        self.momentum = {
-            shape: torch.stack([torch.zeros_like(p) for p in group]) for shape, group in self.groups.items()
-        }
+        self.names: dict[str, list[str]] = {}
+        for name, p in sorted(params.items()):
+            shape = f"{p.shape[0]}x{p.shape[1]}"
+            self.groups.setdefault(shape, []).append(p)
+            self.names.setdefault(shape, []).append(name)
+        self.momentum = {s: torch.stack([torch.zeros_like(p) for p in group]) for s, group in self.groups.items()}
+        self.second = {s: m[..., :1].clone() for s, m in self.momentum.items()} if variance else {}
 
     @torch.no_grad()
-    def step(self, lr: float, momentum: float) -> None:
+    def step(
+        self, lr: float, momentum: float, factors: Mapping[str, float] | None = None, decay: float = 1.0
+    ) -> None:  # fmt: skip
+        """``factors``: of the learning rate, by parameter name (1 where absent); ``decay``: of the weight decay."""
         for shape, group in self.groups.items():
-            grad = torch.stack([_grad(p) for p in group])
-            buffer = self.momentum[shape].mul_(momentum).add_(grad)
-            update = grad.add_(buffer, alpha=momentum)
-            if self.row_norm:
-                update = update / update.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+            update = self._update(shape, group, momentum)
             scale = max(1.0, update.shape[1] / update.shape[2]) ** 0.5
-            for p, o in zip(group, orthogonalise(update, self.dtype), strict=True):
-                p.mul_(1 - lr * self.weight_decay).add_(o, alpha=-lr * scale)
+            directions = self._normalised(shape, self.ranks.shared(update, self._orthogonal))
+            for name, p, o in zip(self.names[shape], group, directions, strict=True):
+                rate = lr * (factors.get(name, 1.0) if factors else 1.0)
+                self._decay(p, o, rate * self.weight_decay * decay)
+                p.add_(o, alpha=-rate * scale)
+
+    def _update(self, shape: str, group: list[nn.Parameter], momentum: float) -> torch.Tensor:
+        """Nesterov momentum [n, rows, cols], rows normalised when asked."""
+        grad = torch.stack([_grad(p) for p in group])
+        buffer = self.momentum[shape].mul_(momentum).add_(grad)
+        update = grad.add_(buffer, alpha=momentum)
+        return update / update.norm(dim=-1, keepdim=True).clamp_min(1e-12) if self.row_norm else update
+
+    def _orthogonal(self, update: torch.Tensor) -> torch.Tensor:
+        return orthogonalise(update, self.dtype, self.method)
+
+    def _normalised(self, shape: str, o: torch.Tensor) -> torch.Tensor:
+        """NorMuon: each row over the root of its mean square over time, then the old Frobenius norm again."""
+        if not self.variance:
+            return o
+        second = self.second[shape].lerp_(o.square().mean(-1, keepdim=True), 1 - self.variance)
+        scaled = o / second.sqrt().clamp_min(1e-10)
+        return scaled * (o.norm(dim=(-2, -1), keepdim=True) / scaled.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-10))
+
+    def _decay(self, p: torch.Tensor, o: torch.Tensor, amount: float) -> None:
+        if self.cautious:
+            p.sub_(p * (p * o > 0), alpha=amount)
+        else:
+            p.mul_(1 - amount)
 
     def state(self) -> dict[str, torch.Tensor]:
-        return {f"muon.{shape}": buffer for shape, buffer in self.momentum.items()}
+        flat = {f"muon.{shape}": buffer for shape, buffer in self.momentum.items()}
+        return flat | {f"normuon.{shape}": buffer for shape, buffer in self.second.items()}
 
-    def load(self, state: dict[str, torch.Tensor]) -> None:
-        for shape, buffer in self.momentum.items():
-            buffer.copy_(state[f"muon.{shape}"])
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        for name, buffer in self.state().items():
+            buffer.copy_(state[name])
 
 
 class AdamW:
-    """Adam with decoupled weight decay and bias correction; each parameter has its own learning rate."""
+    """Adam with decoupled weight decay and bias correction; each parameter has its own learning rate.
+
+    ``decays``: weight decay by parameter name, where it is not ``weight_decay``.
+    """
 
     def __init__(
-        self, params: dict[str, nn.Parameter], *, betas: tuple[float, float], eps: float, weight_decay: float
+        self,
+        params: Mapping[str, nn.Parameter],
+        *,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        decays: Mapping[str, float] | None = None,
     ) -> None:
         self.params = dict(sorted(params.items()))
         self.betas, self.eps, self.weight_decay, self.steps = betas, eps, weight_decay, 0
+        self.decays = dict(decays or {})
         self.first = {name: torch.zeros_like(p) for name, p in self.params.items()}
         self.second = {name: torch.zeros_like(p) for name, p in self.params.items()}
 
     @torch.no_grad()
-    def step(self, lrs: dict[str, float]) -> None:
+    def step(self, lrs: Mapping[str, float]) -> None:
         """``lrs``: learning rate by parameter name."""
         self.steps += 1
         beta1, beta2 = self.betas
@@ -89,14 +128,15 @@ class AdamW:
             first = self.first[name].lerp_(grad, 1 - beta1)
             second = self.second[name].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
             spread = (second / (1 - beta2**self.steps)).sqrt_().add_(self.eps)
-            p.mul_(1 - lr * self.weight_decay).addcdiv_(first, spread, value=-lr / (1 - beta1**self.steps))
+            decay = self.decays.get(name, self.weight_decay)
+            p.mul_(1 - lr * decay).addcdiv_(first, spread, value=-lr / (1 - beta1**self.steps))
 
     def state(self) -> dict[str, torch.Tensor]:
         flat = {f"adam.first.{n}": t for n, t in self.first.items()}
         flat |= {f"adam.second.{n}": t for n, t in self.second.items()}
         return flat | {"adam.steps": torch.tensor(self.steps)}
 
-    def load(self, state: dict[str, torch.Tensor]) -> None:
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
         for name in self.params:
             self.first[name].copy_(state[f"adam.first.{name}"])
             self.second[name].copy_(state[f"adam.second.{name}"])
@@ -104,12 +144,23 @@ class AdamW:
 
 
 def split_params(named: Iterable[tuple[str, nn.Parameter]]) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """Matrices inside blocks go to Muon; embedding, gains, gates and scales to AdamW."""
+    """Matrices inside blocks go to Muon; embeddings, hashed parts, gains, gates and scales to AdamW."""
     matrices, others = {}, {}
     for name, p in named:
-        is_matrix = name.startswith("blocks.") and name.endswith(".weight") and p.ndim == 2
+        is_matrix = name.startswith(("blocks.", "mtp.")) and name.endswith(".weight") and p.ndim == 2
         (matrices if is_matrix else others)[name] = p
     return matrices, others
+
+
+def is_table(name: str) -> bool:
+    """True for parameters whose rows belong to tokens or hashes: they take the embedding's learning rate and decay."""
+    return name in TABLES or name.endswith(".table.weight")
+
+
+def layer_of(name: str) -> int:
+    """Layer of a block's parameter, -1 for the others."""
+    parts = name.split(".")
+    return int(parts[1]) if parts[0] == "blocks" else -1
 
 
 def _grad(p: nn.Parameter) -> torch.Tensor:
