@@ -139,3 +139,29 @@ def test_the_default_loader_and_tokenizer_are_those_of_the_bundled_run(tmp_path:
     blocks = data.loader(corpus, "blocks", 32, 7)
     digests.append(hashlib.sha256(blocks.batch(150, 40, 16).astype("<i8").tobytes()).hexdigest()[:16])
     assert digests == ["cdd16aeb88f93198", "acd377d088dc9ba6", "ee543d82dcdd933b"]
+
+
+def test_the_command_trains_several_sizes_and_refuses_too_little_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{text} number {i} of {i * i}, word{i % 37} and w{i * 7919 % 10007}" for i in range(60) for text in TEXTS]
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"text": r}) for r in rows))
+    command = ["--data", str(tmp_path / "t.jsonl"), "--out", str(tmp_path / "sp{vocab}.model"), "--vocab", "300", "400"]
+    assert tokenizer.main(command) == 0
+    first = {n: (tmp_path / f"sp{n}.model").read_bytes() for n in (300, 400)}
+    assert [len(tokenizer.vocabulary(m)) for m in first.values()] == [300, 400]
+    assert tokenizer.main(command) == 0
+    assert {n: (tmp_path / f"sp{n}.model").read_bytes() for n in (300, 400)} == first
+    capsys.readouterr()
+    for more, says in (
+        (["--vocab", "8192"], "characters of text are too little for 8,192 pieces"),
+        (["--vocab", "300", "400", "--out", str(tmp_path / "one.model")], "{vocab}"),
+        (["--vocab", "300", "--data", str(tmp_path / "none.txt")], "no such file"),
+        (["--vocab", "200"], "200"),
+    ):
+        failed = tokenizer.main([*command, *more])
+        error = capsys.readouterr().err
+        assert failed == 2, more
+        assert error.startswith("error: "), error
+        assert len(error.strip().splitlines()) == 1, error
+        assert says in error
