@@ -39,7 +39,7 @@ class Design:
 
 
 def design(rng: np.random.Generator, vocab_size: int, bos: int, length: int) -> Design:
-    """A BOS column, then one or two fixed columns and a free one, over and over; the tokens before free ones go through all ids."""
+    """A BOS column, then one or two fixed columns and a free one, over and over; tokens before free columns take all ids."""
     columns, free, contexts = [np.full(vocab_size, bos)], [], _through(rng, vocab_size, length)
     while len(columns) < length:
         if rng.random() < 0.2:
