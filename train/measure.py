@@ -11,19 +11,22 @@ import torch.nn.functional as F
 from evalkit.units import bits_per_byte
 from train import tokenizer
 from train.data import Corpus
-from train.model import GPT
-
-
-def loss_of(model: GPT, batch: torch.Tensor, bf16: bool) -> torch.Tensor:
-    """Mean nats per target of int64 [B, L + 1]; logits are float32 in the loss whatever the model ran in."""
-    with torch.autocast(batch.device.type, torch.bfloat16, enabled=bf16):
-        logits = model(batch[:, :-1])
-    return F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+from train.ranks import ALONE, Ranks
 
 
 @torch.no_grad()
-def nats_of(model: torch.nn.Module, tokens: np.ndarray, seq_len: int, device: torch.device, rows: int = 16) -> float:
-    """Total nats of tokens[1:] in disjoint windows of ``seq_len``, the short last one included; float32 model."""
+def nats_of(
+    model: torch.nn.Module,
+    tokens: np.ndarray,
+    seq_len: int,
+    device: torch.device,
+    rows: int = 16,
+    ranks: Ranks = ALONE,
+) -> float:
+    """Total nats of tokens[1:] in disjoint windows of ``seq_len``, the short last one included; float32 model.
+
+    With several ranks each scores its part of the batches, and all get the total.
+    """
     ids = torch.from_numpy(tokens.astype(np.int64)).to(device)
     whole = (len(ids) - 1) // seq_len
     windows = [ids[i * seq_len : (i + 1) * seq_len + 1] for i in range(whole)]
@@ -31,16 +34,23 @@ def nats_of(model: torch.nn.Module, tokens: np.ndarray, seq_len: int, device: to
     if (len(ids) - 1) % seq_len:
         batches.append(ids[None, whole * seq_len :])
     parts = []
-    for batch in batches:
+    for batch in batches[ranks.rank :: ranks.world]:
         nll = F.cross_entropy(model(batch[:, :-1]).float().flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
         parts += nll.double().tolist()
-    return math.fsum(parts)
+    return ranks.total(math.fsum(parts), device)
 
 
-def val_bpb(model: torch.nn.Module, corpus: Corpus, limit: int, seq_len: int, device: torch.device) -> float:
+def val_bpb(
+    model: torch.nn.Module,
+    corpus: Corpus,
+    limit: int,
+    seq_len: int,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+) -> float:
     """BPB on the first whole held-out documents that fit in ``limit`` tokens (all of them when 0 or larger)."""
     tokens, size = held_out(corpus, limit)
-    return bits_per_byte(nats_of(model, tokens, seq_len, device), size)
+    return bits_per_byte(nats_of(model, tokens, seq_len, device, ranks=ranks), size)
 
 
 def held_out(corpus: Corpus, limit: int) -> tuple[np.ndarray, int]:

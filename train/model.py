@@ -48,6 +48,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config.check()
         self.looping = config.loop_passes > 1
+        self.order_once, self.order_looped = config.order(looping=False), config.order()
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.smear = Smear(config) if config.smear else None
         self.hashes = hash_parts(config)
@@ -144,8 +145,10 @@ class GPT(nn.Module):
 
     def _through(self, x: torch.Tensor, shared: Pass) -> torch.Tensor:
         """All executed layers: skips from the first half to the second, two lanes where the config asks for them."""
-        order, kept = self.config.order(self.looping), list[torch.Tensor]()
-        half, lane = len(order) // 2, None
+        order = self.order_looped if self.looping else self.order_once
+        half = len(order) // 2
+        kept: list[torch.Tensor] = []
+        lane: torch.Tensor | None = None
         for slot, layer in enumerate(order):
             block: Block = self.blocks[layer]  # type: ignore[assignment]
             if self.unet is not None and slot >= half and kept:

@@ -17,7 +17,6 @@ POLAR_EXPRESS: Triples = (
 # Muon's own triple (Jordan 2024), the same in all steps.
 QUINTIC: Triples = ((3.4445, -4.7750, 2.0315),) * 5
 SAFETY = 1.02  # the Polar Express paper's margin on the norm bound
-METHODS = ("polar_express", "quintic", "turbo")
 
 
 def orthogonalise(

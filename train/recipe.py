@@ -1,4 +1,4 @@
-"""What does a run do?  A recipe: a strict TOML file of five tables, every field with a default, a unit and a reason."""
+"""What does a run do?  A recipe: a strict TOML file of six tables, every field with a default, a unit and a reason."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import msgspec
 from evalkit.errors import InputError, nearest
 from train.config import GPTConfig
 
+NEWTON = ("polar_express", "quintic", "turbo")
+
 FOLDER = Path(__file__).with_name("recipes")
 
 
@@ -21,6 +23,10 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class Data(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     held_out_permille: int = 4
     """Documents of 1000 kept out of training, for the log's BPB and the choice of export settings."""
+    loader: str = "blocks"
+    """"blocks" (one shard, shuffled) or "coprime" (many shards, PR #1060)."""
+    prefetch: int = 0
+    """Batches made ahead in a thread."""
 
 
 class Run(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -41,6 +47,20 @@ class Run(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     eval_every: int = 500
     eval_tokens: int = 65_536
     checkpoint_every: int = 250
+    accumulate: int = 1
+    """Forward and backward passes per step; each rank runs tokens_per_step / (ranks * accumulate) tokens in one."""
+    compile: str = ""
+    """"" off, else a torch.compile backend: "inductor" on GPUs; the first steps wait for it."""
+    looping_from: float = 0.35
+    """Progress at which the replayed layers of model.loop_passes start (PR #1493); nothing without recurrence."""
+    early_eval_step: int = 0
+    """Evaluate after this step, 0 for never; a run above ``early_abort_bpb`` stops there."""
+    early_abort_bpb: float = 0.0
+    """Held-out BPB that the early evaluation must not exceed; 0 only reports."""
+    check_every: int = 0
+    """Steps between looks at the loss for NaN; 0 is each step on a CPU and every 20 on a GPU, where a look waits."""
+    reserve_seconds: float = 0.0
+    """Taken off ``seconds`` for calibration and the last checkpoint (records: 0.5 to 12)."""
 
 
 class Optim(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -61,6 +81,44 @@ class Optim(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     floor: float = 0.05
     ema: float = 0.0
     """Decay of the averaged weights, 0 for none; ramped as min(ema, (1 + t) / (10 + t))."""
+    swa_from: float = 1.0
+    """Progress from which SWA collects every ``swa_every``-th step; 1 is off (EMA is 0.003 better, PR #375)."""
+    swa_every: int = 50
+    lawa_keep: int = 0
+    """Snapshots that LAWA averages, one each ``lawa_every`` steps; 0 is off (never on in a record)."""
+    lawa_every: int = 100
+    newton: str = "polar_express"
+    """"polar_express" (PR #1787), "quintic" (Muon's own triple) or "turbo" (row scaling and one step less)."""
+    normuon: float = 0.0
+    """Decay of NorMuon's row second moment, 0 for none; takes the place of ``row_norm``, so turn that off."""
+    muon_lr_late: float = 0.0
+    """Muon's learning rate in the second half of the layers; 0 is ``muon_lr`` everywhere."""
+    cautious: bool = False
+    """Decay matrices only where the step shrinks them too (nothing in PR #375)."""
+    decay_taper: float = 1.0
+    """Factor of Muon's weight decay at the end, falling from progress 0.7 on (0.5 in PR #1729); 1 is off."""
+    table_weight_decay: float = -1.0
+    """Weight decay of the embedding and other tables; below 0 it is ``adam_weight_decay`` (records: 0.085)."""
+    momentum_down_steps: int = 0
+    """Steps at the end in which the momentum goes back to its start (modded-nanogpt: 50)."""
+
+
+class Loss(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Helpers of the eval stack; none is in a record.  Evidence: train/objective.py and train/qat.py."""
+
+    complementary: float = 0.0
+    """alpha of 1 - alpha * p_bigram(target) (PR #803: 0.5); only pays with an n-gram expert at evaluation."""
+    crown_q: float = 0.0
+    """Weight of the CROWN-Q penalty during warm-down (PR #693)."""
+    mtp: float = 0.0
+    """Weight of the loss on the token after next; 0 is off (+0.001 BPB or worse)."""
+    qat: str = ""
+    """"" off, "ste" (straight through) or "soft" (PR #589)."""
+    qat_below: float = 0.15
+    """QAT starts when the learning-rate multiplier falls below this."""
+    qat_bits: int = 6
+    qat_k: float = 10.0
+    qat_sharpening_steps: int = 500
 
 
 class Export(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -78,6 +136,7 @@ class Recipe(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     data: Data = Data()
     run: Run = Run()
     optim: Optim = Optim()
+    loss: Loss = Loss()
     export: Export = Export()
 
 
@@ -119,6 +178,24 @@ def _check(recipe: Recipe) -> Recipe:
             f"run.tokens_per_step {run.tokens_per_step} must be whole sequences of {longest} tokens, each of run.seq_lens "
             f"{run.seq_lens} must divide the longest, and run.steps {run.steps} must be positive"
         )
-    if run.precision not in ("auto", "bf16", "fp32"):
-        raise InputError(f"unknown run.precision '{run.precision}'{nearest(run.precision, ('auto', 'bf16', 'fp32'))}")
+    _one_of("run.precision", run.precision, ("auto", "bf16", "fp32"))
+    _one_of("optim.newton", recipe.optim.newton, NEWTON)
+    _one_of("loss.qat", recipe.loss.qat, ("", "ste", "soft"))
+    _one_of("data.loader", recipe.data.loader, ("blocks", "coprime"))
+    if run.accumulate < 1 or (run.tokens_per_step // longest) % run.accumulate:
+        raise InputError(
+            f"run.accumulate {run.accumulate} must divide the {run.tokens_per_step // longest} sequences of a step"
+        )
+    if recipe.model.loop_passes > 1 and not 0 <= run.looping_from < 1:
+        raise InputError(
+            f"run.looping_from {run.looping_from} must lie in 0..1 (below 1), or the layers of model.loop_passes "
+            f"{recipe.model.loop_passes} would be replayed in the artifact and never in training"
+        )
+    if recipe.loss.mtp and recipe.loss.qat:
+        raise InputError("loss.mtp and loss.qat do not go together; set one of them to 0 or off")
     return recipe
+
+
+def _one_of(field: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"unknown {field} '{value}'{nearest(value, known)}")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from train.averages import Average, Ema, Lawa, Swa
-from train.newton import METHODS, orthogonalise
+from train.newton import orthogonalise
 from train.optim import AdamW, Muon, is_table, layer_of
 from train.optim_naive import (
     adamw_naive,
@@ -21,6 +21,7 @@ from train.optim_naive import (
     turbo_naive,
 )
 from train.ranks import ALONE
+from train.recipe import NEWTON
 
 TWINS = {"polar_express": orthogonalise_naive, "quintic": quintic_naive, "turbo": turbo_naive}
 
@@ -34,7 +35,7 @@ def muon(params: dict[str, nn.Parameter], **options: object) -> Muon:
     return Muon(params, **{**plain, **options})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NEWTON)
 @given(rows=st.integers(1, 20), cols=st.integers(1, 20), seed=st.integers(0, 99))
 @settings(max_examples=25, deadline=None)
 def test_each_method_is_its_float64_twin(method: str, rows: int, cols: int, seed: int) -> None:
