@@ -6,14 +6,24 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evalkit.errors import EvalkitError, InputError
+
+if TYPE_CHECKING:
+    from train.checks import Finding
+    from train.data import Corpus
+    from train.ranks import Ranks
+    from train.recipe import Recipe
 
 EPILOGUE = """examples:
   python -m train --recipe tiny-cpu --data train.jsonl.xz --out runs/tiny
   python -m train --recipe smoke --data notes.txt --out runs/smoke --set run.steps=20
+  python -m train --recipe h200-10min --data shards/ --out runs/h200
+  torchrun --nproc-per-node 8 -m train --recipe 8xh100-10min --data shards/ --out runs/8xh100
 
-The same command continues an interrupted run.  DIR gets train.log, run.json and model.ek."""
+The same command continues an interrupted run.  DIR gets train.log, run.json and model.ek.  Checks run before the first
+step and after the export (python -m train.check runs the first ones alone); a check that fails ends the command."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,7 +34,13 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--recipe", default="tiny-cpu", help="a bundled recipe's name or a .toml file (default tiny-cpu)")
-    p.add_argument("--data", nargs="+", required=True, type=Path, help="text: .txt or .jsonl with 'text', plain or .xz")
+    p.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        type=Path,
+        help="text (.txt, or .jsonl with 'text', plain or .xz), or one folder of shards and their tokenizer",
+    )
     p.add_argument("--out", required=True, type=Path, help="folder of the run; an interrupted run continues there")
     p.add_argument("--seed", type=int, help="same as --set run.seed=N")
     p.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override one recipe field")
@@ -50,20 +66,56 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(recipe_name: str, files: list[Path], out: Path, overrides: list[str]) -> Path:
-    """Train and export; returns the artifact's path."""
+    """Check, train, export, check again; returns the artifact's path.  Under torchrun this is one rank of several."""
     from train.recipe import load_recipe
 
     recipe = load_recipe(recipe_name, overrides)
     out.mkdir(parents=True, exist_ok=True)
+    from train import checks, machine
+    from train.ranks import join
+
+    ranks, device = join(machine.pick_device(recipe.run.device))
+    try:
+        corpus = open_text(recipe, files, out, ranks)
+        before = checks.preflight(recipe, corpus, device, ranks.world)
+        checks.say(before, ranks.rank)
+        checks.stop_on_failure(before)
+        return _train(recipe_name, recipe, corpus, out, ranks, before)
+    finally:
+        ranks.leave()
+
+
+def open_text(recipe: Recipe, files: list[Path], out: Path, ranks: Ranks) -> Corpus:
+    """Open a folder of shards, or tokenise text into DIR/data; rank 0 goes first and the others find the work done."""
     from train import data
+
+    def opened() -> Corpus:
+        if len(files) == 1 and files[0].is_dir():
+            return data.open_corpus(files[0])
+        return data.prepare(files, out / "data", recipe.model.vocab_size, recipe.data.held_out_permille)
+
+    corpus = opened() if ranks.rank == 0 else None
+    ranks.wait()
+    return corpus or opened()
+
+
+def _train(recipe_name: str, recipe: Recipe, corpus: Corpus, out: Path, ranks: Ranks, before: list[Finding]) -> Path:
+    from train import checks, export
     from train.loop import Trainer
 
-    corpus = data.prepare(files, out / "data", recipe.model.vocab_size, recipe.data.held_out_permille)
-    trainer = Trainer(recipe, corpus, out)
+    trainer = Trainer(recipe, corpus, out, ranks)
     trainer.run()
-    from train import export
-
-    return export.finish(trainer, recipe_name)
+    path = out / export.NAME
+    if ranks.rank == 0:
+        path = export.finish(trainer, recipe_name)
+        after = checks.postflight(recipe, out)
+        checks.record(out, trainer, before, after)
+        checks.say(after)
+        checks.stop_on_failure(after)
+    else:
+        trainer.choose_weights()  # rank 0 does so inside export.finish, and scoring is shared
+    ranks.wait()
+    return path
 
 
 if __name__ == "__main__":

@@ -84,9 +84,9 @@ class Trainer:
         return saved.facts["threads"], saved.facts["precision"]
 
     def identity(self) -> str:
-        """What must be equal for a resumed run to be the same run (export settings may change)."""
+        """What must be equal for a resumed run to be the same run (export settings and expectations may change)."""
         recipe = msgspec.to_builtins(self.recipe)
-        del recipe["export"]
+        del recipe["export"], recipe["expect"]
         return json.dumps([recipe, self.corpus.fingerprint, self.device.type], sort_keys=True)
 
     def _build_optimisers(self) -> None:

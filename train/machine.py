@@ -46,6 +46,17 @@ def _product_seconds(device: torch.device, dtype: torch.dtype) -> float:
     return best
 
 
+def product_flops(device: torch.device, precision: str) -> float:
+    """FLOP/s of one matrix product of the MLP's size: what an unknown device can do at best."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return 2 * 2048 * 256 * 1024 / _product_seconds(device, dtype)
+
+
+def memory_bytes() -> int:
+    """Memory of this computer."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def keep_heap() -> bool:
     """Tell glibc to keep freed memory instead of returning and faulting it in again; False where that has no spelling.
 

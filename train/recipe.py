@@ -1,4 +1,4 @@
-"""What does a run do?  A recipe: a strict TOML file of six tables, every field with a default, a unit and a reason."""
+"""What does a run do?  A recipe: a strict TOML file of a few tables, every field with a default, a unit and a reason."""
 
 from __future__ import annotations
 
@@ -131,6 +131,25 @@ class Export(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     calibration_tokens: int = 65_536
 
 
+class Expect(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the recipe was made for; the checks before and after a run compare (train/checks.py)."""
+
+    gpus: int = 0
+    """GPUs, one rank each; 0 runs anywhere."""
+    gpu_kind: str = ""
+    """A part of the device's name, as "H100"."""
+    text: str = ""
+    """Fingerprint of the tokenised text; another one is refused."""
+    step_ms: float = 0.0
+    """Mean time of a step, 0 when not known."""
+    steps: int = 0
+    """Steps that fit the budget, 0 when not known."""
+    bpb: tuple[float, float] = (0.0, 0.0)
+    """Held-out BPB of the artifact lies here; (0, 0) when not known.  Below is suspicious, above a failure to train."""
+    source: str = ""
+    """Where these figures come from, and whether the recipe was run."""
+
+
 class Recipe(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     model: GPTConfig = GPTConfig()
     data: Data = Data()
@@ -138,6 +157,7 @@ class Recipe(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
     optim: Optim = Optim()
     loss: Loss = Loss()
     export: Export = Export()
+    expect: Expect = Expect()
 
 
 def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
