@@ -36,6 +36,7 @@ class WholeModelSettings(TttSettings, frozen=True):
 class FullTttSettings(WholeModelSettings, frozen=True):
     """Settings of ``full_ttt``."""
 
+    lr: Annotated[float, Meta(description="learning rate; adamw wants about a fiftieth of sgd's")] = 0.01
     optimiser: Annotated[Literal["sgd", "adamw"], Meta(description="how weights move")] = "sgd"
     momentum: Annotated[float, Meta(description="momentum of sgd, kept over chunks")] = 0.9
     betas: Annotated[tuple[float, float], Meta(description="decay of adamw's moments, per step")] = (0.9, 0.95)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class LoraSettings(TttSettings, frozen=True):
     """Settings of every learner with low-rank terms."""
 
-    lr: Annotated[float, Meta(description="learning rate of AdamW")] = 0.01
+    lr: Annotated[float, Meta(description="learning rate of AdamW")] = 0.005
     rank: Annotated[int, Meta(description="rank of every low-rank term")] = 8
     alpha: Annotated[float | None, Meta(description="the term is scaled by alpha / rank; none: by 1")] = None
     targets: Annotated[

@@ -1,8 +1,8 @@
 """What does the model learn when every direction of a gradient counts alike?  The learner ``muon_ttt``.
 
-Matrices move by their orthogonalised gradient (parameter-golf #1148, #1176), vectors by SGD.  Hard chunks get one epoch
-more, easy ones one less: the thresholds are nats relative to the running mean of booked chunks, so they hold for any
-vocabulary (#1148 had absolute ones, 2.1 and 1.75 nats a token of 1024 ids).
+Matrices move by their orthogonalised gradient (parameter-golf #1148, #1176), vectors by SGD.  With ``adaptive`` hard
+chunks get one epoch more, easy ones one less: the thresholds are nats relative to the running mean of booked chunks, so
+they hold for any vocabulary (#1148 had absolute ones, 2.1 and 1.75 nats a token of 1024 ids).
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ if TYPE_CHECKING:
 class MuonTttSettings(WholeModelSettings, frozen=True):
     """Settings of ``muon_ttt``."""
 
-    steps: Annotated[int, Meta(description="Newton-Schulz steps (published: 3; 5 is closer to orthogonal)")] = 5
+    lr: Annotated[float, Meta(description="learning rate: how far every direction of a matrix moves in a step")] = 0.006
+    steps: Annotated[int, Meta(description="Newton-Schulz steps (published: 3; 5 is closer to orthogonal)")] = 3
     polar: Annotated[bool, Meta(description="Polar Express coefficients instead of the quintic's")] = False
     momentum: Annotated[
         float, Meta(description="Nesterov momentum of the gradient, kept over chunks; 0 as published")
     ] = 0.0
     by_shape: Annotated[bool, Meta(description="scale a matrix's step by sqrt(max(1, rows / cols))")] = False
     vector_lr: Annotated[float, Meta(description="learning rate of vectors, times lr")] = 1.0
-    adaptive: Annotated[bool, Meta(description="one epoch more on hard chunks, one less on easy ones")] = True
+    adaptive: Annotated[bool, Meta(description="one epoch more on hard chunks, one less on easy ones")] = False
     hard: Annotated[float, Meta(description="hard: this many nats a target above the running mean")] = 0.15
     easy: Annotated[float, Meta(description="easy: this many nats a target below the running mean")] = 0.15
 

@@ -32,11 +32,11 @@ class PhasedTttSettings(LoraSettings, frozen=True):
     reset: Annotated[Literal["never", "document"], Meta(description="when the low-rank state starts afresh")] = (
         "document"
     )
-    every: Annotated[int, Meta(description="targets between global phases; a multiple of chunk")] = 32768
+    every: Annotated[int, Meta(description="targets between global phases; a multiple of chunk")] = 4096
     base_lr: Annotated[float, Meta(description="learning rate of SGD on the base weights")] = 0.01
     base_momentum: Annotated[float, Meta(description="momentum of SGD, kept over phases")] = 0.9
     base_epochs: Annotated[int, Meta(description="passes over a phase's targets")] = 1
-    base_batch: Annotated[int, Meta(description="sequences per step of a phase; 0: all of it in one step")] = 4
+    base_batch: Annotated[int, Meta(description="sequences per step of a phase; 0: all of it in one step")] = 1
     train: Annotated[tuple[str, ...], Meta(description="names of trained base parameters, * is a wildcard")] = ("*",)
     freeze_blocks: Annotated[int, Meta(description="first blocks whose base weights are not trained")] = 0
 

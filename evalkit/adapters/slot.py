@@ -42,9 +42,9 @@ class SlotSettings(Settings, frozen=True):
     stride: Annotated[int, Meta(description="online: booked targets per Newton step")] = 64
     delta: Annotated[float, Meta(description="learning rate of the delta on the hidden state; 0: none")] = 1.0
     bias: Annotated[float, Meta(description="learning rate of the bias on the logits; 0: none")] = 1.0
-    damp_delta: Annotated[float, Meta(description="online: damping of the stream's delta, targets")] = 1000.0
+    damp_delta: Annotated[float, Meta(description="online: damping of the stream's delta, targets")] = 30000.0
     damp_bias: Annotated[float, Meta(description="online: damping of the stream's bias, expected occurrences")] = 4.0
-    damp_delta_document: Annotated[float, Meta(description="online: as damp_delta, of a document's delta")] = 1000.0
+    damp_delta_document: Annotated[float, Meta(description="online: as damp_delta, of a document's delta")] = 30000.0
     damp_bias_document: Annotated[float, Meta(description="online: as damp_bias, of a document's bias")] = 4.0
     half_life: Annotated[
         float, Meta(description="online: targets after which the stream's curvature counts half; 0: never")

@@ -28,12 +28,12 @@ class TttSettings(Settings, frozen=True):
     """Settings that every learner with a training step has."""
 
     chunk: Annotated[int, Meta(description="targets between updates; a multiple of the plan's step; 0: each chunk")] = (
-        2048
+        1024
     )
     seq_len: Annotated[int, Meta(description="input tokens of a training sequence")] = 512
     overlap: Annotated[int, Meta(description="of these, tokens at the front that are context without loss")] = 0
     epochs: Annotated[int, Meta(description="passes over a booked chunk")] = 1
-    batch: Annotated[int, Meta(description="sequences per optimiser step; 0: the whole chunk")] = 0
+    batch: Annotated[int, Meta(description="sequences per optimiser step; 0: the whole chunk")] = 1
     lr: Annotated[float, Meta(description="learning rate")] = 1e-3
     schedule: Annotated[
         Literal["constant", "cosine"],

@@ -17,13 +17,13 @@ from evalkit.scoring.ledger import make_receipt
 from evalkit.scoring.score import ScoreOptions, score
 from evalkit.stream import Stream, open_stream, open_tokenizer
 
-COMMON = "chunk=64,seq_len=32"
+COMMON = "chunk=64,seq_len=32,batch=0"
 LEARNERS = {
     "full_ttt": f"full_ttt:{COMMON},lr=0.05,epochs=2",
-    "full_ttt adamw": f"full_ttt:{COMMON},lr=0.003,optimiser=adamw,overlap=8,batch=1,freeze_blocks=1,weight_decay=0.1",
+    "full_ttt adamw": "full_ttt:chunk=64,seq_len=32,batch=1,lr=0.003,optimiser=adamw,overlap=8,freeze_blocks=1,weight_decay=0.1",
     "lora_ttt": f"lora_ttt:{COMMON},rank=4,alpha=8,targets=[q,k,v,o,mlp,head]",
     "lora_ttt per document": f"lora_ttt:{COMMON},rank=4,reset=document,warm_a=true,targets=[q,v,head]",
-    "muon_ttt": f"muon_ttt:{COMMON},lr=0.01,momentum=0.5,by_shape=true,hard=0.01,easy=0.01",
+    "muon_ttt": f"muon_ttt:{COMMON},lr=0.01,momentum=0.5,by_shape=true,adaptive=true,hard=0.01,easy=0.01",
     "phased_ttt": f"phased_ttt:{COMMON},rank=4,every=128,base_lr=0.05",
     "slot": "slot:chunk=64,stride=16",
     "slot steps": "slot:chunk=64,form=steps,scope=[document],delta=0.02,bias=0.02,warm=true",

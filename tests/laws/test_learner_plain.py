@@ -81,7 +81,7 @@ def test_full_ttt(optimiser: str, tmp_path: Path) -> None:
 
     plain = run_plain(model.logits, tokens_of(tmp_path), 3, step)
     more = "lr=0.05" if optimiser == "sgd" else "lr=0.002,optimiser=adamw,weight_decay=0.1"
-    compare(f"full_ttt:chunk=64,seq_len=32,epochs=3,clip=1,{more}", plain, tmp_path)
+    compare(f"full_ttt:chunk=64,seq_len=32,batch=0,epochs=3,clip=1,{more}", plain, tmp_path)
 
 
 def test_muon_ttt(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_muon_ttt(tmp_path: Path) -> None:
                 p.sub_(0.01 * move)
 
     plain = run_plain(model.logits, tokens_of(tmp_path), 2, step)
-    compare("muon_ttt:chunk=64,seq_len=32,epochs=2,lr=0.01,adaptive=false", plain, tmp_path)
+    compare("muon_ttt:chunk=64,seq_len=32,batch=0,epochs=2,lr=0.01,steps=5", plain, tmp_path)
 
 
 def test_lora_ttt(tmp_path: Path) -> None:
@@ -124,7 +124,9 @@ def test_lora_ttt(tmp_path: Path) -> None:
         opt.step()
 
     plain = run_plain(model.logits, tokens_of(tmp_path), 2, step)
-    compare("lora_ttt:chunk=64,seq_len=32,epochs=2,rank=4,alpha=8,targets=[q,v],lr=0.02,clip=1", plain, tmp_path)
+    compare(
+        "lora_ttt:chunk=64,seq_len=32,batch=0,epochs=2,rank=4,alpha=8,targets=[q,v],lr=0.02,clip=1", plain, tmp_path
+    )
 
 
 def test_slot(tmp_path: Path) -> None:
