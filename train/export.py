@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from train import artifact, measure
 from train.door import ArtifactDoor
 from train.loop import Trainer, write_facts
+from train.quant import target
 from train.quant.calibrate import hessians
 from train.quant.plan import Hessians, quantise
 from train.recipe import Export
@@ -61,9 +63,21 @@ def write_and_measure(
         "text_sha256": trainer.corpus.fingerprint,
         "val_bpb_float": round(float_bpb, 6),
     }
-    coded = quantise(trainer.model, export, inputs)
-    size = artifact.write_artifact(path, trainer.recipe.model, coded, trainer.corpus.tokenizer_model, notes)
+
+    def write(choice: Export) -> int:
+        coded = quantise(trainer.model, choice, inputs)
+        return artifact.write_artifact(path, trainer.recipe.model, coded, trainer.corpus.tokenizer_model, notes)
+
+    size = _fit(trainer, export, write) if export.target_bytes else write(export)
     return size, held_out_bpb(trainer, ArtifactDoor.load(path, device=trainer.device).module)
+
+
+def _fit(trainer: Trainer, export: Export, write: Callable[[Export], int]) -> int:
+    """Write with both k scaled until the artifact has ``export.target_bytes``; returns its size."""
+    weights = {n: p.detach().cpu().float().numpy() for n, p in trainer.model.named_parameters()}
+    fitted, size = target.fit(weights, export, export.target_bytes, write)
+    trainer.log.say(f"k {fitted.matrix_k:.2f} and {fitted.embed_k:.2f} fill {size} of {export.target_bytes} bytes")
+    return size
 
 
 def held_out_bpb(trainer: Trainer, model: torch.nn.Module) -> float:

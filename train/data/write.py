@@ -43,6 +43,12 @@ def write_shards(
     return [*done, shard.close()] if shard.parts else done
 
 
+def encode_some(documents: Iterator[Document], tokenizer: Tokenizer, tokens: int) -> npt.NDArray[np.int32]:
+    """At least the first ``tokens`` tokens of the documents (fewer when there are none left), BOS before each."""
+    parts = [ids for _, ids in encoded(documents, tokenizer, tokens)]
+    return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+
 class _Shard:
     """One shard in the making; memory follows its tokens."""
 

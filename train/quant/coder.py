@@ -40,7 +40,8 @@ def decode(words: bytes, count: int, lo: int, table: npt.NDArray[np.uint16]) -> 
 
 def entropy_bytes(symbols: Int32) -> float:
     """Order-0 entropy of the symbols in bytes: what no static table can beat."""
-    counts = np.unique(symbols, return_counts=True)[1].astype(np.float64)
+    counts = np.bincount((symbols - symbols.min()).ravel()).astype(np.float64)
+    counts = counts[counts > 0]
     return float(-(counts * np.log2(counts / counts.sum())).sum() / 8)
 
 

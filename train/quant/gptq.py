@@ -11,35 +11,47 @@ import numpy.typing as npt
 import torch
 
 from train.quant.grid import Grid, largest, sdclip
+from train.quant.names import DAMP
 
 Float64 = npt.NDArray[np.float64]
-DAMP = 0.01  # of the mean diagonal
 BLOCK = 128
 
 
-def gptq(weight: npt.NDArray[np.float32], hessian: Float64, bits: int, k: float) -> Grid:
-    """weight [rows, cols], hessian [cols, cols] = sum of x x^T over calibration inputs -> Grid of the same shape."""
+def gptq(weight: npt.NDArray[np.float32], hessian: Float64, bits: int, k: float, damp: float = DAMP) -> Grid:
+    """weight [rows, cols], hessian [cols, cols] = sum of x x^T over calibration inputs -> Grid of the same shape.
+
+    ``damp`` is added to the diagonal, as a share of its mean; the larger, the closer to rounding to nearest.
+    """
     scale = sdclip(weight, bits, k)
-    w, h, order = prepare(weight, hessian)
+    return Grid(solve(weight, hessian, scale.astype(np.float64)[:, None], largest(bits), damp), scale, bits)
+
+
+def solve(
+    weight: npt.NDArray[np.float32], hessian: Float64, step: Float64, r: int, damp: float = DAMP
+) -> npt.NDArray[np.int32]:
+    """Symbols in -r..r, int32 [rows, cols], on steps that broadcast to [rows, cols] (one per row, or per group)."""
+    w, h, order = prepare(weight, hessian, damp)
     upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
-    step = torch.from_numpy(scale.astype(np.float64))
+    steps = torch.from_numpy(np.broadcast_to(step, weight.shape).copy())[:, order]
     symbols = torch.zeros_like(w)
     for lo in range(0, w.shape[1], BLOCK):
         hi = min(lo + BLOCK, w.shape[1])
-        errors = _round_block(w[:, lo:hi], symbols[:, lo:hi], upper[lo:hi, lo:hi], step, largest(bits))
+        errors = _round_block(w[:, lo:hi], symbols[:, lo:hi], upper[lo:hi, lo:hi], steps[:, lo:hi], r)
         w[:, hi:] -= errors @ upper[lo:hi, hi:]
     unordered = torch.empty_like(symbols)
     unordered[:, order] = symbols
-    return Grid(unordered.numpy().astype(np.int32), scale, bits)
+    return unordered.numpy().astype(np.int32)
 
 
-def prepare(weight: npt.NDArray[np.float32], hessian: Float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def prepare(
+    weight: npt.NDArray[np.float32], hessian: Float64, damp: float = DAMP
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Float64 (weight, damped Hessian), both in activation order, and that order; columns never fed become 0."""
     w, h = torch.from_numpy(weight.astype(np.float64)), torch.from_numpy(hessian.copy())
     dead = h.diagonal() == 0
     h.diagonal()[dead] = 1.0
     w[:, dead] = 0.0
-    h.diagonal().add_(DAMP * h.diagonal().mean())
+    h.diagonal().add_(damp * h.diagonal().mean())
     order = torch.argsort(h.diagonal(), descending=True, stable=True)
     return w[:, order].contiguous(), h[order][:, order].contiguous(), order
 
@@ -50,7 +62,7 @@ def _round_block(
     """Round the columns of w in place into ``symbols``; return their scaled errors."""
     errors = torch.zeros_like(w)
     for j in range(w.shape[1]):
-        symbols[:, j] = torch.round(w[:, j] / step).clamp_(-r, r)
-        errors[:, j] = (w[:, j] - symbols[:, j] * step) / upper[j, j]
+        symbols[:, j] = torch.round(w[:, j] / step[:, j]).clamp_(-r, r)
+        errors[:, j] = (w[:, j] - symbols[:, j] * step[:, j]) / upper[j, j]
         w[:, j:] -= errors[:, j, None] * upper[j, j:]
     return errors

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from train.recipe import Export
 
+DAMP = 0.01
+"""Share of the Hessian's mean diagonal (training facts, section 5)."""
 SMALL = ("unet.",)
 """Gates that are matrices by shape only."""
 
@@ -17,3 +19,8 @@ def bits_and_k(name: str, export: Export) -> tuple[int, float]:
     """(bits, SDClip's k) of one tensor; tables whose rows are looked up have the embedding's."""
     table = name in ("embed.weight", "lm_head.weight") or name.endswith(".table.weight")
     return (export.embed_bits, export.embed_k) if table else (export.matrix_bits, export.matrix_k)
+
+
+def damping(name: str, export: Export) -> float:
+    """GPTQ's damping of one tensor: the tied embedding is also looked up, which its Hessian does not know."""
+    return export.embed_damp if name == "embed.weight" else DAMP

@@ -9,7 +9,7 @@ import torch
 from evalkit.errors import DivergenceError
 from train.quant.gptq import gptq
 from train.quant.grid import Grid, round_to_grid
-from train.quant.names import bits_and_k, is_grid
+from train.quant.names import bits_and_k, damping, is_grid
 from train.recipe import Export
 
 Coded = dict[str, Grid | npt.NDArray[np.float16]]
@@ -27,6 +27,9 @@ def quantise(module: torch.nn.Module, export: Export, hessians: Hessians | None)
             coded[name] = weight.astype(np.float16)
             continue
         bits, k = bits_and_k(name, export)
-        known = hessians is not None and name in hessians
-        coded[name] = gptq(weight, hessians[name], bits, k) if known else round_to_grid(weight, bits, k)
+        inputs = (hessians or {}).get(name)
+        if inputs is None:
+            coded[name] = round_to_grid(weight, bits, k)
+        else:
+            coded[name] = gptq(weight, inputs, bits, k, damping(name, export))
     return coded
