@@ -42,7 +42,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--json", metavar="F", help="write the verdict to F; '-' prints it")
     parser.add_argument("--html", metavar="F", help="write a page with the evidence drawn")
     parser.add_argument("--seconds", type=float, metavar="N", help="time to probe (default 120; 600 with --deep)")
-    parser.add_argument("--deep", action="store_true", help="longer streams, more positions")
+    parser.add_argument(
+        "--deep", action="store_true", help="longer streams, more positions; of a run, replay all of it"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of streams and positions (default 0)")
     parser.add_argument(
         "--timeout", type=float, default=60.0, metavar="N", help="seconds one call may take (default 60)"
@@ -171,7 +173,7 @@ def _engine(args: argparse.Namespace, kind: str) -> int:
     setup, stream = open_recipe(args.target) if run is None else open_run(run, args.tokenizer)
     if args.reproduce:
         return _reproduce(worlds(setup), args)
-    checks = [] if run is None else run_checks(Path(args.target), run, setup, stream)
+    checks = [] if run is None else run_checks(Path(args.target), run, setup, stream, whole=args.deep)
     options = {"ruleset": args.ruleset or "strict", "seconds": _seconds(args), "seed": args.seed, "checks": checks}
     return _say(audit_setup(setup, stream, target=args.target, **options), args)
 
@@ -213,7 +215,7 @@ def _say(verdict: Verdict, args: argparse.Namespace) -> int:
     if args.json == "-":
         print(verdict.to_json())
     else:
-        print_verdict(verdict)
+        print_verdict(verdict, kept=args.json or "")
     return verdict.exit_code
 
 

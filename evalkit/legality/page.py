@@ -9,6 +9,8 @@ from typing import Any
 from evalkit.legality.verdict import Evidence, Verdict
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 760, 190, 56, 26
+MOST_CELLS = 4096
+"""Tokens of a counter-example that is drawn token by token."""
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:860px;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
 h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse;width:100%}
@@ -107,10 +109,13 @@ def _place(e: Evidence) -> str:
 
 
 def _changed(tokens: Any, other: Any) -> list[int]:
-    """Indices at which two short streams differ; none for packed ones."""
-    if not (isinstance(tokens, list) and isinstance(other, list)):
+    """Indices at which two streams differ; none when there is no other one, or when they are very long."""
+    from evalkit.legality.probes.probe import size, unpack
+
+    if tokens is None or other is None or max(size(tokens), size(other)) > MOST_CELLS:
         return []
-    return [i for i, (a, b) in enumerate(zip(tokens, other, strict=False)) if a != b]
+    pair = [unpack(stream, 1 << 32).tolist() for stream in (tokens, other)]
+    return [i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b]
 
 
 def _forks(forks: list[Any]) -> str:
@@ -178,12 +183,19 @@ def _power(verdict: Verdict) -> str:
         f"<tr><td>{_text(name)}</td><td>{row['forks']}</td><td>{row['gate_fraction']:.1%}</td></tr>"
         for name, row in power["strata"].items()
     )
-    causal = verdict.power["causal"]
+    causal, latin = verdict.power["causal"], verdict.power.get("latin") or {}
+    behind = (
+        f"<p>{latin['columns']:,} columns of a Latin design looked behind {latin['contexts']:,} of {latin['of']:,} tokens of "
+        f"the vocabulary: the mean estimate of Z is {latin['mean']:.5f}; {latin['full_forks']} of them were summed in full.</p>"
+        if latin.get("columns")
+        else ""
+    )
     return (
         "<p>A gate that was silent at every position asked may still fire at this share of positions (95 %):</p>"
         f"<table><tr><th>kind of position</th><th>full sums</th><th>share still possible</th></tr>{rows}"
         f"<tr><td>all</td><td>{power['full_forks']}</td><td>{power['gate_fraction']:.1%}</td></tr></table>"
         f"<p>{causal['distinct_cuts']} distinct cuts compared {causal['pairs']:,} pairs of a position and a changed future.</p>"
+        f"{behind}"
     )
 
 

@@ -81,6 +81,8 @@ def _declarations(lab: Lab, tokens: Int64 | None) -> None:
     ledgers.check_bytes(lab)
     ledgers.check_coverage(lab, [kind(lab.rng, lab.vocab_size, lab.bos, lab.effort.length).tokens for kind in KINDS])
     strict.check(lab, [kind(lab.rng, lab.vocab_size, lab.bos, lab.effort.length).tokens for kind in KINDS])
+    if lab.effort.long_length:
+        strict.check(lab, [textlike(lab.rng, lab.vocab_size, lab.bos, strict.LONG).tokens])
     declared.check_build(lab)
     declared.check_isolation(lab)
     lab.recalled = declared.check_recall(lab, tokens)

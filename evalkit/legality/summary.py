@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,11 @@ VERDICTS = {"legal": "bold green", "violation": "bold red", "inconclusive": "bol
 SHORT = 400
 
 
-def print_verdict(verdict: Verdict, console: Console | None = None) -> None:
-    """Verdict, laws, ledgers, power, and for each violation the smallest counter-example and its command."""
+def print_verdict(verdict: Verdict, console: Console | None = None, kept: str = "") -> None:
+    """Verdict, laws, ledgers, power, and for each violation the smallest counter-example and its command.
+
+    kept: the file that holds the verdict's JSON, for commands that would be too long to print.
+    """
     from rich.console import Console
 
     console = console or Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
@@ -35,12 +39,16 @@ def print_verdict(verdict: Verdict, console: Console | None = None) -> None:
         if len(evidence.reproduce) <= SHORT:
             console.print(f"  {evidence.reproduce}", markup=False, soft_wrap=True)
         else:
-            console.print(
-                "  the stream is long: write the verdict with --json F, then evalkit audit TARGET --reproduce F"
-            )
+            console.print(f"  {_long(verdict.target, kept)}", markup=False)
     for note in verdict.notes:
         console.print(f"note: {note}", markup=False)
     _closing(console, verdict)
+
+
+def _long(target: str, kept: str) -> str:
+    if not kept:
+        return "the stream is long: write the verdict with --json F, then evalkit audit TARGET --reproduce F"
+    return f"evalkit audit {shlex.quote(target)} --reproduce {shlex.quote(kept)}"
 
 
 def _results(console: Console, results: dict[str, Result]) -> None:

@@ -18,10 +18,10 @@ from evalkit.scoring.calibration import Calibration
 SUM_TOLERANCE = 1e-9
 """Float64 rows sum to 1 within about V * 1e-16; a thousand times that leaves room for V = 1e4."""
 
-ENTRIES = 1 << 20
-"""Row entries looked at in a run, about: 1,024 rows of 1,024 ids, 21 of 50,257; at least one row a chunk.  A row of 1,024
-ids through a 6-order cache takes 0.3 ms on one core: a third of a second for a run of any length."""
-ROW_EVERY = 256
+ENTRIES = 1 << 22
+"""Row entries looked at in a run, about: 4,096 rows of 1,024 ids, 83 of 50,257; at least one row a chunk.  A row of 1,024
+ids through a 6-order cache takes 0.3 ms on one core: a second and a half for a run of any length."""
+ROW_EVERY = 64
 """At most one row for so many targets."""
 
 
@@ -60,9 +60,9 @@ class Sentinel:
                 raise LegalityError(
                     "normalised",
                     target,
-                    f"stage '{stage}' gave target {target} a row that sums to {total:.12g} (allowed 1 +- {SUM_TOLERANCE:g}, "
-                    f"smallest entry {float(values.min()):.3g}); nothing after target {target - 1} is booked; "
-                    f"see it: evalkit audit {stage}",
+                    f"normalised: stage '{stage}' gave target {target} a row that sums to {total:.12g} "
+                    f"(allowed 1 +- {SUM_TOLERANCE:g}, smallest entry {float(values.min()):.3g}); "
+                    f"nothing after target {target - 1} is booked; see it: evalkit audit {stage}",
                 )
         self.probes += 1
 
@@ -74,14 +74,18 @@ class Sentinel:
                 raise LegalityError(
                     "causal",
                     target,
-                    f"stage '{stage}' booked p={float(fused)!r} for target {target}, but its row with the target withheld "
-                    f"says {float(values[token])!r}: the score depends on the target; nothing after target {target - 1} "
+                    f"causal: stage '{stage}' booked p={float(fused)!r} for target {target}, but its row with the target "
+                    f"withheld says {float(values[token])!r}: the score depends on the target; nothing after target {target - 1} "
                     f"is booked; see it: evalkit audit {stage}",
                 )
             self.calibration.add(i, values, token)
         self._rows = None
 
     def verdict(self) -> dict[str, Any]:
-        """For run.json.  After a resume: of the chunks that this process scored."""
-        found = {"on": self.enabled, "rows": self.probes, "worst": self.worst}
+        """For run.json.  After a resume: of the chunks that this process scored.
+
+        gate_fraction: a stage that cheats at more than this share of targets would have been seen, at 95 %.
+        """
+        missed = 1.0 - 0.05 ** (1.0 / self.probes) if self.probes else 1.0
+        found = {"on": self.enabled, "rows": self.probes, "worst": self.worst, "gate_fraction": missed}
         return {**found, "calibration": self.calibration.as_dict()} if self.probes else found

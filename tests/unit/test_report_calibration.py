@@ -61,7 +61,7 @@ def test_pieces_cover_a_batch_and_begin_at_every_probe(lo: int, n: int, probes: 
 
 @pytest.mark.parametrize(
     ("targets", "chunk", "vocab", "rows"),
-    [(65_536, 8192, 1024, 32), (1_000_000, 8192, 1024, 9), (62_000_000, 8192, 1024, 1), (1000, 64, 260, 1)],
+    [(65_536, 8192, 1024, 128), (1_000_000, 8192, 1024, 34), (62_000_000, 8192, 1024, 1), (1000, 64, 260, 1)],
 )
 def test_rows_a_chunk_are_bounded_in_number_and_in_work(targets: int, chunk: int, vocab: int, rows: int) -> None:
     assert rows_a_chunk(targets, chunk, vocab) == rows

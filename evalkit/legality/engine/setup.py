@@ -19,6 +19,9 @@ from evalkit.scoring.loop import Loop
 from evalkit.scoring.sentinel import Sentinel
 from evalkit.stream import Stream
 
+DENSE, SPREAD = 2048, 256
+"""Targets of a strict replay: so many in a row (a gate that opens at every thousandth is met twice), so many others."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -155,7 +158,7 @@ class EngineScorer:
         return np.arange(1, len(tokens)), self.score(tokens)[1:]
 
     def strict(self, tokens: Int64) -> tuple[Int64, Float64]:
-        """A replay with the target withheld, at up to 256 targets (all of a short stream).
+        """A replay with the target withheld: at DENSE targets in a row, and at SPREAD others all over a long stream.
 
         Returns counts int64 [2] (rows looked at, learners' updates watched) and breaches float64 [n, 5]: number of the
         law in the verdict's order, target, stage (-1: a learner), value, limit.
@@ -163,7 +166,8 @@ class EngineScorer:
         from evalkit.legality.engine.witness import WatchedLearner, Witness, encode, new_record, watch_hints
 
         record, n = new_record(), len(tokens) - 1
-        targets = np.arange(1, n + 1) if n <= 256 else 1 + np.arange(256) * n // 256
+        targets = np.arange(max(1, n + 1 - DENSE), n + 1)
+        targets = np.union1d(targets, 1 + np.arange(SPREAD) * n // SPREAD) if n > DENSE else targets
         watched = self.setup.with_settings(wrap=lambda learner: WatchedLearner(learner, record))
         replay(watched, stream_of(tokens, self.setup.tokenizer), Witness(self.stages, targets, record))
         first = np.ascontiguousarray(tokens[1 : 1 + self.setup.chunked()], dtype=np.int32)

@@ -14,6 +14,8 @@ SENTENCES = {
     "causal": "stage '{stage}' books another probability for target {target} than its row with the target withheld",
     "score-first": "'{stage}' changes its state around target {target} before its score is booked",
 }
+LONG = 2049
+"""Tokens of one longer stream: beyond warm-ups, and with room for what happens once in a thousand targets."""
 Breach = tuple[str, int, Outcome]
 
 
