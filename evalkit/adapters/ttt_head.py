@@ -91,7 +91,9 @@ def head_weight(model: Any, owner: str) -> tuple[nn.Module, str]:
     InputError when there is none.  A tied embedding is found as the embedding.
     """
     require_split(model, owner)
-    named = {n: p for n, p in model.module.named_parameters() if p.ndim == 2 and p.shape[0] == model.vocab_size}
+    with torch.no_grad():
+        width = model.hidden(torch.zeros(1, 1, dtype=torch.int64, device=model.device)).shape[-1]
+    named = {n: p for n, p in model.module.named_parameters() if p.shape == (model.vocab_size, width)}
     for name, p in named.items():
         probe = torch.ones(1, p.shape[1], device=p.device, dtype=p.dtype)
         was, found = p.requires_grad, None

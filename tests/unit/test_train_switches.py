@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from evalkit.adapters.ttt_head import head_weight
 from evalkit.errors import InputError
 from train import tokenizer
 from train.artifact import read_artifact, write_artifact
@@ -143,6 +144,16 @@ def test_it_is_saved_and_loaded_with_the_same_logits(name: str, tokenizer_model:
         torch.testing.assert_close(
             torch.cat((rows, rest)), banded_naive(reference, ids[0], 5), atol=1e-4, rtol=1e-4
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "owner"), [("value embeddings", "embed"), ("all", "lm_head")])
+def test_learners_find_the_head_among_other_tables(
+    name: str, owner: str, tokenizer_model: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.ek"
+    write_artifact(path, config_of(name), quantise(awake(config_of(name)), Export(), None), tokenizer_model)
+    model = ArtifactDoor.load(path)
+    assert head_weight(model, "a learner") == (model.module.get_submodule(owner), "weight")
 
 
 @pytest.mark.parametrize("name", QUIET)
