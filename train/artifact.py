@@ -248,7 +248,7 @@ def _unpack(path: Path, entry: TensorEntry, payload: memoryview) -> npt.NDArray[
         table = np.frombuffer(section[at : at + 2 * entry.table], dtype="<u2").astype(np.uint16)
         if not table.any():
             raise InputError(f"artifact {path}: tensor {entry.name} has an empty frequency table; train it again")
-        symbols = coder.decode(bytes(section[at + 2 * entry.table :]), math.prod(entry.shape), entry.lo, table)
+        symbols = _symbols(path, entry, bytes(section[at + 2 * entry.table :]), table)
         values = Grid(symbols.reshape(rows, -1), scale, entry.bits).dequantise()
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
@@ -256,6 +256,17 @@ def _unpack(path: Path, entry: TensorEntry, payload: memoryview) -> npt.NDArray[
             f"artifact {path}: tensor {entry.name} has {bad} values that are NaN or infinite; train it again"
         )
     return values
+
+
+def _symbols(path: Path, entry: TensorEntry, words: bytes, table: npt.NDArray[np.uint16]) -> npt.NDArray[np.int32]:
+    """The range-coded symbols; the coder reports words that no encoder wrote by an AssertionError (fuzzing found it)."""
+    try:
+        return coder.decode(words, math.prod(entry.shape), entry.lo, table)
+    except (AssertionError, ValueError) as fault:
+        raise InputError(
+            f"artifact {path}: the {len(words)} coded bytes of tensor {entry.name} are not what its frequency table gives "
+            f"({str(fault).splitlines()[0] if str(fault) else 'no reason given'}); copy it again"
+        ) from None
 
 
 def _tokenizer(path: Path, entry: TokenizerEntry, payload: memoryview) -> bytes:

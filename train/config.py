@@ -156,7 +156,9 @@ class GPTConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     def _check_layers(self) -> None:
         """Switches that name layers must name layers that exist, and the loop must end before the lanes begin."""
-        if not 0 <= self.loop_first <= self.loop_last < self.layers or len(self.order()) > 1024:
+        # Counted, not built: a hostile header may ask for a million passes over a thousand layers.
+        executed = self.layers + (self.loop_last - self.loop_first + 1) * (self.loop_passes - 1)
+        if not 0 <= self.loop_first <= self.loop_last < self.layers or executed > 1024:
             raise InputError(
                 f"the loop over layers {self.loop_first}..{self.loop_last}, {self.loop_passes} times, does not fit "
                 f"{self.layers} layers (at most 1024 executed); mend [model] loop_first, loop_last or loop_passes"
