@@ -1,9 +1,12 @@
 """What does each learner bring, and at what cost?  Every learner alone and the best stack, on held-out text.
 
-    python -m benches.learners --text ../shared/data/val_mix.jsonl.xz --limit-tokens 353000
+    python -m benches.learners --text ../shared/data/val_fineweb_head.jsonl.xz --limit-tokens 360000
 
 Every row is scored on the same targets with the same windows as the base; the interval is paired by document.  CPU
 seconds are those of this process on one thread, so that another job on the machine does not show in them.
+
+It is long.  ``--only`` runs some rows, ``--base FILE.npz`` keeps the base's scores for the next call, and ``--merge``
+puts the tables of several calls together.  Settings were chosen on val_wiki and val_tech, not on the reported text.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import json
 import resource
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +27,49 @@ from evalkit.settings import split_spec
 
 HERE = Path(__file__).resolve().parent
 PLAN = "banded:window=512,block=256,segment=0"
+ROWS = ["match", "hedge", "log_bias", "temperature"]
 STACKS = {
     "base": [],
     "full_ttt": ["full_ttt"],
+    "full_ttt, AdamW": ["full_ttt:optimiser=adamw,lr=0.0002"],
     "muon_ttt": ["muon_ttt"],
-    "lora_ttt, one state": ["lora_ttt:reset=never,lr=0.003"],
+    "lora_ttt, one state": ["lora_ttt"],
     "lora_ttt, per document": ["lora_ttt:reset=document"],
     "phased_ttt": ["phased_ttt"],
     "slot": ["slot"],
-    "slot, AdamW steps": ["slot:form=steps,scope=[document],chunk=256,delta=0.01,bias=0.03,context=2048"],
+    "slot, chunks of 256": ["slot:chunk=256"],
+    "slot, AdamW steps": ["slot:form=steps,scope=[document],delta=0.01,bias=0.03,context=2048"],
     "ppm": ["ppm"],
-    "slot + ppm": ["slot", "ppm"],
-    "lora_ttt, per document + ppm": ["lora_ttt:reset=document", "ppm"],
-    "phased_ttt + ppm": ["phased_ttt", "ppm"],
-    "phased_ttt + slot + ppm": ["phased_ttt", "slot:chunk=256", "ppm"],
+    "muon_ttt + slot": ["muon_ttt", "slot"],
+    "slot + ppm": ["slot:chunk=256", "ppm"],
+    "muon_ttt + slot + ppm": ["muon_ttt", "slot:chunk=256", "ppm"],
+    "experts": ["ppm", *ROWS],
+    "slot + experts": ["slot:chunk=256", "ppm", *ROWS],
+    "muon_ttt + slot + experts": ["muon_ttt", "slot:chunk=256", "ppm", *ROWS],
 }
+
+
+@dataclass
+class Base:
+    """Scores of the bare model: nats and bytes float64 [documents], and the totals of its run."""
+
+    nats: np.ndarray
+    bytes: np.ndarray
+    totals: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        np.savez(
+            path, nats=self.nats, bytes=self.bytes, totals=np.frombuffer(json.dumps(self.totals).encode(), np.uint8)
+        )
+
+    @staticmethod
+    def load(path: Path) -> Base:
+        with np.load(path) as f:
+            return Base(f["nats"], f["bytes"], json.loads(f["totals"].tobytes()))
+
+    @staticmethod
+    def of(result: Any) -> Base:
+        return Base(result.documents.nats[:, -1], result.documents.bytes.astype(np.float64), result.run["totals"])
 
 
 def run_stack(parts: tuple[Any, Any], specs: list[str], plan: str, chunk: int) -> Any:
@@ -50,21 +82,21 @@ def run_stack(parts: tuple[Any, Any], specs: list[str], plan: str, chunk: int) -
     return score(*parts, [parse_adapter(s) for s in specs], parse_plan(plan), options=options)
 
 
-def row(name: str, specs: list[str], result: Any, base: Any, cpu: float) -> dict[str, Any]:
+def row(name: str, specs: list[str], result: Any, base: Base, cpu: float) -> dict[str, Any]:
     """The row of one stack against the base run."""
     from evalkit.scoring.statistics import paired_interval
 
-    delta = result.documents.nats[:, -1] - base.documents.nats[:, -1]
-    interval = paired_interval(delta, result.documents.bytes.astype(np.float64))
+    interval = paired_interval(result.documents.nats[:, -1] - base.nats, base.bytes)
     return {
         "name": name,
         "adapters": specs,
         "bpb": result.bpb,
-        "delta_bpb": result.bpb - base.bpb,
+        "delta_bpb": result.bpb - base.totals["bpb"],
         "ci95": list(interval) if interval else None,
         "cpu_seconds": round(cpu, 2),
         "seconds": result.run["seconds"],
         "state_bytes": result.run["state_bytes"],
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "sentinel": result.run["verdicts"]["sentinel"],
     }
 
@@ -78,8 +110,12 @@ def main() -> int:
     parser.add_argument("--chunk-tokens", type=int, default=8192)
     parser.add_argument("--only", nargs="+", choices=list(STACKS), default=list(STACKS))
     parser.add_argument("--stack", action="append", default=[], metavar="A + B", help="a further stack")
+    parser.add_argument("--base", metavar="FILE.npz", help="keep the base's scores there, or take them from there")
+    parser.add_argument("--merge", nargs="+", metavar="FILE", help="only put these tables together")
     parser.add_argument("--out", default=str(HERE / "results" / "learners.json"))
     args = parser.parse_args()
+    if args.merge:
+        return _merge([Path(name) for name in args.merge], Path(args.out))
 
     from evalkit.cli.session import open_parts
 
@@ -87,17 +123,37 @@ def main() -> int:
         checkpoint=args.checkpoint, text=args.text, limit_tokens=args.limit_tokens, threads=1, device="cpu"
     )
     model, stream, _, _ = open_parts(Recipe(run=run, adapters=[]))
-    stacks = {name: specs for name, specs in STACKS.items() if name in args.only or name == "base"}
+    stacks = {name: specs for name, specs in STACKS.items() if name in args.only}
     stacks |= {text: [part.strip() for part in text.split(" + ")] for text in args.stack}
+    kept = Path(args.base) if args.base else None
+    base = Base.load(kept) if kept and kept.exists() else None
+    if base is None:
+        stacks = {"base": [], **stacks}
     rows: list[dict[str, Any]] = []
-    base: Any = None
     for name, specs in stacks.items():
         began = time.process_time()
         result = run_stack((model, stream), specs, args.plan, args.chunk_tokens)
-        base = base or result
+        if base is None:
+            base = Base.of(result)
+            if kept:
+                base.save(kept)
         rows.append(row(name, specs, result, base, time.process_time() - began))
         _show(rows[-1])
-        _write(Path(args.out), args, rows, base)
+        _write(Path(args.out), args, rows, base, result.run)
+    return 0
+
+
+def _merge(paths: list[Path], out: Path) -> int:
+    """One table of several, rows in the order of STACKS.  Fails when their bases differ."""
+    tables = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    assert all(t["totals"] == tables[0]["totals"] and t["plan"] == tables[0]["plan"] for t in tables), "other bases"
+    order = [*STACKS, *(r["name"] for t in tables for r in t["rows"])]
+    rows = sorted((r for t in tables for r in t["rows"]), key=lambda r: order.index(r["name"]))
+    defaults = {spec: values for t in tables for spec, values in t["defaults"].items()}
+    merged = {**tables[0], "command": [t["command"] for t in tables], "defaults": defaults, "rows": rows}
+    out.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
+    for r in rows:
+        _show(r)
     return 0
 
 
@@ -106,14 +162,14 @@ def _show(r: dict[str, Any]) -> None:
     print(f"{r['name']:32s} {r['bpb']:.5f} {r['delta_bpb']:+.5f}  {span:22s} {r['cpu_seconds']:8.1f} CPU s", flush=True)
 
 
-def _write(path: Path, args: argparse.Namespace, rows: list[dict[str, Any]], base: Any) -> None:
+def _write(path: Path, args: argparse.Namespace, rows: list[dict[str, Any]], base: Base, run: dict[str, Any]) -> None:
+    words = [Path(a).name if "/" in a else a for a in sys.argv[1:]]
     content = {
-        "command": "python -m benches.learners " + " ".join(Path(a).name if "/" in a else a for a in sys.argv[1:]),
+        "command": " ".join(["python -m benches.learners", *words]),
         "plan": args.plan,
-        "totals": base.run["totals"],
-        "documents": base.run["documents"],
-        "environment": base.run["environment"],
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "totals": base.totals,
+        "documents": len(base.bytes),
+        "environment": run["environment"],
         "defaults": {s: _defaults(s) for r in rows for s in r["adapters"]},
         "rows": rows,
     }

@@ -2,7 +2,8 @@
 
     python -m benches.overlap [--targets 200000] [--ranks 2] [--rounds 3] [FLAGS OF evalkit eval]
 
-Writes benches/results/overlap.json: walls of each round, the ratio of medians, and the sequencer's own busy seconds.
+Writes benches/results/overlap.json: walls of each round, the ratio of medians, the sequencer's own busy seconds, and
+``on_spans``: wall over the forward seconds of the busiest rank of the same run, minus one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benches.worldsize import RESULTS, evaluate
 
@@ -27,17 +29,31 @@ def main() -> int:
     own, flags = parser.parse_known_args()
     flags = [f for f in flags if f != "--"] + ["--limit-tokens", str(own.targets)]
     walls: dict[str, list[float]] = {"without": [], "with": []}
-    host: list[float] = []
+    host, on_spans = list[float](), {kind: list[float]() for kind in walls}
+    run: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="evalkit-overlap-") as name:
         for turn in range(own.rounds):
             for kind, stack in (("without", ["--adapter", "none"]), ("with", [])):
                 run = evaluate(Path(name) / f"{kind}{turn}", own.ranks, [*flags, *stack])
                 walls[kind].append(run["seconds"]["wall"])
+                busiest = max(rank["busy_seconds"] for rank in run["ranks"])
+                on_spans[kind].append(run["seconds"]["wall"] / busiest - 1.0)
                 if kind == "with":
                     host.append(sum(run["seconds"].get(verb, 0.0) for verb in HOST))
-                print(kind, walls[kind][-1], flush=True)
+                print(kind, walls[kind][-1], f"{on_spans[kind][-1]:.4f}", flush=True)
     ratio = statistics.median(walls["with"]) / statistics.median(walls["without"])
-    report = {"targets": own.targets, "ranks": own.ranks, "walls": walls, "sequencer": host, "ratio": ratio}
+    words = [Path(w).name if "/" in w else w for w in sys.argv[1:]]
+    report = {
+        "command": " ".join(["python -m benches.overlap", *words]),
+        "environment": run["environment"],
+        "adapters": run["settings"]["adapters"],
+        "targets": own.targets,
+        "ranks": own.ranks,
+        "walls": walls,
+        "sequencer": host,
+        "on_spans": on_spans,
+        "ratio": ratio,
+    }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "overlap.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"with experts / without: {ratio:.4f}")

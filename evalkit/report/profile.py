@@ -20,7 +20,7 @@ def print_profile(report: dict[str, Any]) -> None:
 def profile_lines(report: dict[str, Any]) -> list[str]:
     c = report["calibration"]
     lines = [
-        f"calibration: {c['targets']:,} of {c['of']:,} targets on {c['device']}, {c['threads']} threads, "
+        f"calibration: {c['targets']:,} of {c['of']:,} targets on {c['device']}, {_count(c['threads'], 'thread')}, "
         f"{c['seconds']:.1f} s in all",
         f"{'verb':<20} {'us/target':>10} {'whole run':>10} {'share':>7}",
     ]
@@ -29,12 +29,15 @@ def profile_lines(report: dict[str, Any]) -> list[str]:
             growth = "  grows with the text" if row["growth"] else ""
             cells = f"{row['microseconds_a_target']:>10.2f} {row['seconds']:>8.1f} s {100 * row['share']:>5.1f} %"
             lines.append(f"{row['verb']:<20} {cells}{growth}")
-    lines.append(_forecast(f"here, {_ranks(report['here']['ranks'])}", report["here"]))
+    lines.append(_forecast(f"here, {_count(report['here']['ranks'], 'rank')}", report["here"]))
     lines.append(f"  start and finish: about {report['around_seconds']:.1f} s more")
     if report["target"]:
         lines.append(_forecast(report["target"]["name"], report["target"]))
     if report["budget"]:
         lines.append(_verdict(report))
+    where = report["target"]["name"] if report["target"] else "here"
+    if report["options"]:
+        lines.append(f"the whole run would take, {where}:")
     for option in report["options"]:
         fits = {True: "  fits", False: "  does not fit", None: ""}[option["fits"]]
         lines.append(f"  with {option['what']}: {option['total']:.1f} s{fits}")
@@ -45,8 +48,8 @@ def profile_lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _ranks(count: int) -> str:
-    return "1 rank" if count == 1 else f"{count} ranks"
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _forecast(where: str, seconds: dict[str, Any]) -> str:
