@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SLOW = {"audit_unseen", "chaos", "worldsize", "forecast", "learners", "audit_learners"}
+SLOW = {"ablation", "audit_unseen", "chaos", "worldsize", "forecast", "learners", "audit_learners"}
 """Minutes to hours: asked for by name only."""
 
 
