@@ -94,14 +94,14 @@ def facts(trainer: Trainer, recipe_name: str, totals: dict[str, Any], digest: st
         "recipe": recipe_name,
         "settings": msgspec.to_builtins(trainer.recipe),
         "fingerprint": {"model": digest, "text": trainer.corpus.fingerprint},
-        "world_size": 1,
+        "world_size": trainer.world_size,
         "complete": trainer.f >= 1,
         "totals": totals
         | {
             "parameters": sum(p.numel() for p in trainer.model.parameters()),
             "steps": trainer.step,
             "tokens": trainer.step * run.tokens_per_step,
-            "train_tokens": len(trainer.corpus.train),
+            "train_tokens": trainer.corpus.train_tokens,
             "val_bytes": trainer.corpus.val_bytes,
         },
         "history": trainer.history,

@@ -52,7 +52,8 @@ class Trainer:
         self._build_optimisers()
         self.averages = self._build_averages()
         self.blocks = data.loader(corpus, recipe.data.loader, max(recipe.run.seq_lens), recipe.run.seed)
-        self._batches = data.Prefetch(self.blocks, recipe.data.prefetch) if recipe.data.prefetch else self.blocks
+        stride, depth = recipe.run.tokens_per_step // self.blocks.block_len, recipe.data.prefetch
+        self._batches = data.Prefetch(self.blocks, depth, stride) if depth else self.blocks
         if saved is not None:
             self._restore(saved)
         self._set_looping()

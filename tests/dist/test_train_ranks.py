@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from evalkit.errors import InputError
 from train import checkpoint
+from train.data import Blocks, Prefetch
 from train.ranks import ALONE, Ranks
 
 SETTINGS = (
@@ -60,6 +62,22 @@ def test_two_ranks_train_as_one_with_the_whole_batch(text_file: Path, tmp_path: 
     log = (tmp_path / "2" / "train.log").read_text()
     assert "2 ranks" in log
     assert log.count("step 8/8") == 1, "only rank 0 writes"
+
+
+def test_each_ranks_batches_are_made_ahead_and_add_up_to_the_step() -> None:
+    tokens = np.arange(5000, dtype=np.uint16)
+    plain = Blocks(tokens, 16, 0)
+    ranks = [Prefetch(plain, 2, stride=6) for _ in range(2)]
+    for step in range(5):
+        parts = []
+        for rank, batches in enumerate(ranks):
+            first, own = Ranks(rank, 2).share(6)
+            if step:
+                assert (step * 6 + first, own, 8) in batches._waiting, "foreseen"
+            parts.append(batches.batch(step * 6 + first, own, 8))
+        assert np.array_equal(np.concatenate(parts), plain.batch(step * 6, 6, 8))
+    for batches in ranks:
+        batches.close()
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:
