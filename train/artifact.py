@@ -6,6 +6,7 @@ The header is canonical JSON: model config, tokenizer entry, tensor table in nam
 
     grid: float16 scale per row, uint16 frequency table of symbols lo.., range-coded 32-bit words
     half: float16 values
+    lqer: uint16 rank, float16 steps [2, rank], int8 left [rows, rank], int8 right [rank, cols], then a grid to add to
 
 All numbers are little-endian.  Nothing in the file is executed.  Every length is checked against the file and every
 shape against the config *before* memory is taken for it.
@@ -27,10 +28,12 @@ import numpy.typing as npt
 
 from evalkit.errors import InputError
 from train.config import GPTConfig
-from train.quant import coder
+from train.quant import coder, lqer
 from train.quant.grid import Grid, largest
+from train.quant.lqer import Corrected
 from train.shards import write_durably
 
+Coded = Grid | Corrected | npt.NDArray[np.float16]
 MAGIC = b"EVALKIT\x1a"
 VERSION = 1
 CAP_BYTES = 16_000_000
@@ -51,7 +54,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class TensorEntry(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: str
     shape: tuple[int, ...]
-    kind: Literal["grid", "half"]
+    kind: Literal["grid", "half", "lqer"]
     bits: int = 16
     lo: int = 0
     """Smallest symbol of a grid."""
@@ -88,7 +91,7 @@ class Artifact(NamedTuple):
 def write_artifact(
     path: Path,
     config: GPTConfig,
-    coded: dict[str, Grid | npt.NDArray[np.float16]],
+    coded: dict[str, Coded],
     tokenizer_model: bytes,
     notes: dict[str, str | int | float] | None = None,
 ) -> int:
@@ -138,16 +141,20 @@ def is_artifact(path: Path) -> bool:
         return False
 
 
-def _shape(coded: Grid | npt.NDArray[np.float16]) -> tuple[int, ...]:
-    return (coded.symbols if isinstance(coded, Grid) else coded).shape
+def _shape(coded: Coded) -> tuple[int, ...]:
+    grid = coded.grid if isinstance(coded, Corrected) else coded
+    return (grid.symbols if isinstance(grid, Grid) else grid).shape
 
 
 def _place(section: bytes, offset: int) -> dict[str, int]:
     return {"offset": offset, "length": len(section), "crc32": zlib.crc32(section)}
 
 
-def _pack(coded: Grid | npt.NDArray[np.float16]) -> tuple[bytes, dict[str, Any]]:
+def _pack(coded: Coded) -> tuple[bytes, dict[str, Any]]:
     """One tensor -> (section bytes, the table entry's own fields)."""
+    if isinstance(coded, Corrected):
+        section, facts = _pack(coded.grid)
+        return coded.correction.pack() + section, facts | {"kind": "lqer"}
     if not isinstance(coded, Grid):
         return coded.astype("<f2").tobytes(), {"kind": "half"}
     lo, table = coder.frequencies(coded.symbols)
@@ -213,7 +220,7 @@ def _check_places(path: Path, header: Header, room: int) -> None:
     for entry in header.tensors:
         count = math.prod(entry.shape)
         least, rest = 2 * count, 0
-        if entry.kind == "grid":
+        if entry.kind != "half":
             r = largest(entry.bits) if 2 <= entry.bits <= 16 else 0
             if len(entry.shape) != 2 or not (-r <= entry.lo <= r and 2 <= entry.table <= r - entry.lo + 2):
                 raise InputError(
@@ -221,7 +228,8 @@ def _check_places(path: Path, header: Header, room: int) -> None:
                     f"{entry.bits} bits do not hold; train it again"
                 )
             least = 2 * entry.shape[0] + 2 * entry.table
-            rest = entry.length - least
+            least += lqer.packed_bytes(entry.shape[0], entry.shape[1], 1) if entry.kind == "lqer" else 0
+            rest = entry.length - least if entry.kind == "grid" else 0
         if entry.length < least or rest % 4 or (entry.kind == "half" and entry.length != least):
             raise InputError(
                 f"artifact {path}: tensor {entry.name} has {entry.length} bytes, which do not fit its shape"
@@ -242,20 +250,43 @@ def _unpack(path: Path, entry: TensorEntry, payload: memoryview) -> npt.NDArray[
     section = _section(entry, payload)
     if entry.kind == "half":
         values = np.frombuffer(section, dtype="<f2").astype(np.float32).reshape(entry.shape)
+    elif entry.kind == "lqer":
+        values = _corrected(path, entry, section)
     else:
-        rows, at = entry.shape[0], 2 * entry.shape[0]
-        scale = np.frombuffer(section[:at], dtype="<f2").astype(np.float16)
-        table = np.frombuffer(section[at : at + 2 * entry.table], dtype="<u2").astype(np.uint16)
-        if not table.any():
-            raise InputError(f"artifact {path}: tensor {entry.name} has an empty frequency table; train it again")
-        symbols = _symbols(path, entry, bytes(section[at + 2 * entry.table :]), table)
-        values = Grid(symbols.reshape(rows, -1), scale, entry.bits).dequantise()
+        values = _grid(path, entry, section)
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
         raise InputError(
             f"artifact {path}: tensor {entry.name} has {bad} values that are NaN or infinite; train it again"
         )
     return values
+
+
+def _grid(path: Path, entry: TensorEntry, section: memoryview) -> npt.NDArray[np.float32]:
+    rows, at = entry.shape[0], 2 * entry.shape[0]
+    scale = np.frombuffer(section[:at], dtype="<f2").astype(np.float16)
+    table = np.frombuffer(section[at : at + 2 * entry.table], dtype="<u2").astype(np.uint16)
+    if not table.any():
+        raise InputError(f"artifact {path}: tensor {entry.name} has an empty frequency table; train it again")
+    symbols = _symbols(path, entry, bytes(section[at + 2 * entry.table :]), table)
+    return Grid(symbols.reshape(rows, -1), scale, entry.bits).dequantise()
+
+
+def _corrected(path: Path, entry: TensorEntry, section: memoryview) -> npt.NDArray[np.float32]:
+    """A low-rank correction and the grid that it is added to; their lengths are checked here, where the rank is known."""
+    rows, cols = entry.shape
+    try:
+        correction, size = lqer.unpack(section, rows, cols)
+    except ValueError as fault:
+        raise InputError(f"artifact {path}: tensor {entry.name}: {fault}; copy it again") from None
+    left = len(section) - size - 2 * rows - 2 * entry.table
+    if left < 0 or left % 4:
+        raise InputError(
+            f"artifact {path}: tensor {entry.name} has {len(section)} bytes, which do not fit its shape and a correction "
+            f"of rank {correction.rank}; copy it again"
+        )
+    with np.errstate(invalid="ignore", over="ignore"):  # steps that are not finite: the reader reports them
+        return _grid(path, entry, section[size:]) + correction.dense()
 
 
 def _symbols(path: Path, entry: TensorEntry, words: bytes, table: npt.NDArray[np.uint16]) -> npt.NDArray[np.int32]:

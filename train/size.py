@@ -22,6 +22,7 @@ from train.artifact import CAP_BYTES, Header, TensorEntry, TokenizerEntry, read_
 from train.config import GPTConfig
 from train.quant.coder import gaussian_bits
 from train.quant.grid import largest
+from train.quant.lqer import packed_bytes
 from train.quant.names import bits_and_k, is_grid
 from train.recipe import Export, load_recipe
 
@@ -64,6 +65,8 @@ def estimate(config: GPTConfig, export: Export, tokenizer_bytes: int | None = No
             payload += count * gaussian_bits(bits, k) / 8
             scales += 2 * shape[0]
             tables += 2 * symbols
+            if name == "embed.weight" and export.gptq and export.embed_rank:
+                tables += packed_bytes(shape[0], shape[1], export.embed_rank)
         else:
             half += 2 * count
         entries.append(

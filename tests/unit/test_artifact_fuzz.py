@@ -23,7 +23,9 @@ from train.data.write import write_shards
 from train.door import ArtifactDoor
 from train.model import GPT
 from train.mutate import RAW, SEALED, json_leaf, mutate
+from train.quant import lqer
 from train.quant.grid import Grid
+from train.quant.lqer import Corrected
 from train.quant.plan import Coded, quantise
 from train.recipe import Export
 
@@ -47,8 +49,11 @@ def pieces() -> bytes:
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory, pieces: bytes) -> Path:
+    """Of every kind of section: grids, half floats, and a grid with a low-rank correction."""
     path = tmp_path_factory.mktemp("fuzz") / "small.ek"
-    write_artifact(path, CONFIG, quantise(weights(0), Export(), None), pieces, {"recipe": "fuzz"})
+    coded = quantise(weights(0), Export(embed_rank=2), {"embed.weight": np.diag(np.arange(1.0, 33.0))})
+    assert isinstance(coded["embed.weight"], Corrected)
+    write_artifact(path, CONFIG, coded, pieces, {"recipe": "fuzz"})
     return path
 
 
@@ -78,14 +83,10 @@ def test_coded_words_that_no_encoder_wrote_are_refused(artifact: Path, tmp_path:
     header, payload = json.loads(data[20 : 20 + length]), bytearray(data[20 + length : -32])
     entry = next(t for t in header["tensors"] if t["name"] == "embed.weight")
     lo, hi = entry["offset"], entry["offset"] + entry["length"]
-    payload[lo + 2 * (entry["shape"][0] + entry["table"]) : hi] = b"\xff" * (
-        hi - lo - 2 * (entry["shape"][0] + entry["table"])
-    )
+    at = lo + lqer.packed_bytes(*entry["shape"], 2) + 2 * (entry["shape"][0] + entry["table"])
+    payload[at:hi] = b"\xff" * (hi - at)
     entry["crc32"] = zlib.crc32(payload[lo:hi])
-    encoded = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
-    content = data[:12] + len(encoded).to_bytes(4, "little") + zlib.crc32(encoded).to_bytes(4, "little")
-    content += encoded + bytes(payload)
-    (tmp_path / "m.ek").write_bytes(content + hashlib.sha256(content).digest())
+    (tmp_path / "m.ek").write_bytes(sealed(data, header, payload))
     with pytest.raises(InputError, match=r"coded bytes of tensor embed\.weight"):
         read_artifact(tmp_path / "m.ek")
 
@@ -142,7 +143,7 @@ def test_mutations_are_a_function_of_their_number(artifact: Path) -> None:
 def dequantised(coded: Coded) -> GPT:
     """The model that the exporter means: its own grids, never written."""
     model = GPT(CONFIG)
-    values = {n: c.dequantise() if isinstance(c, Grid) else c.astype(np.float32) for n, c in coded.items()}
+    values = {n: c.astype(np.float32) if isinstance(c, np.ndarray) else c.dequantise() for n, c in coded.items()}
     model.load_state_dict({n: torch.from_numpy(v) for n, v in values.items()})
     return model
 
@@ -150,11 +151,11 @@ def dequantised(coded: Coded) -> GPT:
 @pytest.mark.parametrize("bits", [5, 6, 8])
 def test_round_trip_law(bits: int, pieces: bytes, tmp_path: Path) -> None:
     """Same weights, same bytes; and the loaded model scores as the exported one, bit for bit."""
-    export = Export(matrix_bits=bits, embed_bits=bits)
+    export, inputs = Export(matrix_bits=bits, embed_bits=bits), {"embed.weight": np.diag(np.arange(1.0, 33.0))}
     first, second = tmp_path / "a.ek", tmp_path / "b.ek"
-    coded = quantise(weights(3), export, None)
+    coded = quantise(weights(3), export, inputs)
     write_artifact(first, CONFIG, coded, pieces, {"recipe": "law"})
-    write_artifact(second, CONFIG, quantise(weights(3), export, None), pieces, {"recipe": "law"})
+    write_artifact(second, CONFIG, quantise(weights(3), export, inputs), pieces, {"recipe": "law"})
     assert first.read_bytes() == second.read_bytes()
     loaded = ArtifactDoor.load(first).module
     tokens = np.random.default_rng(0).integers(4, 285, 500)
@@ -175,15 +176,41 @@ def test_an_artifact_written_again_from_what_it_holds_is_the_same_file(artifact:
         if entry.kind == "half":
             coded[entry.name] = values.astype(np.float16)
             continue
-        scale = _scales(artifact, entry.name)
+        section = _section(artifact, entry.name)
+        correction, size = lqer.unpack(section, *entry.shape) if entry.kind == "lqer" else (None, 0)
+        scale = np.frombuffer(section[size:], "<f2", entry.shape[0]).astype(np.float16)
+        values = values if correction is None else values - correction.dense()
         symbols = np.rint(values / scale.astype(np.float32)[:, None]).astype(np.int32)
-        coded[entry.name] = Grid(symbols, scale, entry.bits)
+        grid = Grid(symbols, scale, entry.bits)
+        coded[entry.name] = grid if correction is None else Corrected(grid, correction)
     write_artifact(tmp_path / "again.ek", held.config, coded, held.tokenizer_model, dict(held.header.notes))
     assert (tmp_path / "again.ek").read_bytes() == artifact.read_bytes()
 
 
-def _scales(path: Path, name: str) -> np.ndarray:
+def _section(path: Path, name: str) -> memoryview:
     data = path.read_bytes()
     length = int.from_bytes(data[12:16], "little")
     entry = next(t for t in json.loads(data[20 : 20 + length])["tensors"] if t["name"] == name)
-    return np.frombuffer(data, "<f2", entry["shape"][0], 20 + length + entry["offset"])
+    at = 20 + length + entry["offset"]
+    return memoryview(data)[at : at + entry["length"]]
+
+
+@pytest.mark.parametrize("rank", [0, 3, 65, 65535])
+def test_a_correction_of_another_rank_is_refused(rank: int, artifact: Path, tmp_path: Path) -> None:
+    data = bytearray(artifact.read_bytes())
+    length = int.from_bytes(data[12:16], "little")
+    header, payload = json.loads(data[20 : 20 + length]), data[20 + length : -32]
+    entry = next(t for t in header["tensors"] if t["name"] == "embed.weight")
+    lo, hi = entry["offset"], entry["offset"] + entry["length"]
+    payload[lo : lo + 2] = rank.to_bytes(2, "little")
+    entry["crc32"] = zlib.crc32(payload[lo:hi])
+    (tmp_path / "m.ek").write_bytes(sealed(data, header, payload))
+    with pytest.raises(InputError, match=r"embed\.weight"):
+        read_artifact(tmp_path / "m.ek")
+
+
+def sealed(data: bytes, header: dict, payload: bytes) -> bytes:
+    encoded = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
+    content = data[:12] + len(encoded).to_bytes(4, "little") + zlib.crc32(encoded).to_bytes(4, "little")
+    content += encoded + bytes(payload)
+    return content + hashlib.sha256(content).digest()

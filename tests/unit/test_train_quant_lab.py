@@ -74,6 +74,9 @@ def test_lqer_takes_the_best_low_rank_part() -> None:
         best = float(np.sqrt((singular[rank:] ** 2).sum()))
         assert best <= left <= best + 0.02 * float(singular[0])
         assert found.bytes == rank * 70 + 4 * rank
+        back, size = lqer.unpack(memoryview(found.pack() + b"rest"), 30, 40)
+        assert size == len(found.pack()) == found.bytes + 2
+        assert np.array_equal(back.dense(), found.dense())
     assert lqer.largest_errors({"a": error, "b": 2 * error, "c": 0 * error}, 2) == ["b", "a"]
 
 

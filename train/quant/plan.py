@@ -9,10 +9,11 @@ import torch
 from evalkit.errors import DivergenceError
 from train.quant.gptq import gptq
 from train.quant.grid import Grid, round_to_grid
+from train.quant.lqer import Corrected, correction
 from train.quant.names import bits_and_k, damping, is_grid
 from train.recipe import Export
 
-Coded = dict[str, Grid | npt.NDArray[np.float16]]
+Coded = dict[str, Grid | Corrected | npt.NDArray[np.float16]]
 Hessians = dict[str, npt.NDArray[np.float64]]
 
 
@@ -31,5 +32,7 @@ def quantise(module: torch.nn.Module, export: Export, hessians: Hessians | None)
         if inputs is None:
             coded[name] = round_to_grid(weight, bits, k)
         else:
-            coded[name] = gptq(weight, inputs, bits, k, damping(name, export))
+            grid = gptq(weight, inputs, bits, k, damping(name, export))
+            rank = export.embed_rank if name == "embed.weight" else 0
+            coded[name] = Corrected(grid, correction(weight - grid.dequantise(), rank)) if rank else grid
     return coded

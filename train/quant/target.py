@@ -11,12 +11,11 @@ import numpy.typing as npt
 
 from evalkit.errors import BudgetError
 from train.quant import coder
-from train.quant.grid import Grid, round_to_grid
+from train.quant.grid import round_to_grid
 from train.quant.names import bits_and_k, is_grid
 from train.recipe import Export
 
 Weights = dict[str, npt.NDArray[np.float32]]
-Coded = dict[str, Grid | npt.NDArray[np.float16]]
 LEAST_K = 4.0
 SAMPLE = 1 << 18
 ROUNDS = 4
