@@ -242,6 +242,7 @@ def test_settings_of_a_switch_that_is_off_change_no_bit(field: str) -> None:
         {"loop_last": 4, "loop_passes": 2},
         {"loop_first": 2, "loop_last": 1},
         {"loop_passes": 1 << 12, "loop_last": 3},
+        {"layers": 1024, "loop_passes": 1 << 20, "loop_last": 1023},
         {"parallel": "lanes", "parallel_from": 2, "loop_first": 1, "loop_last": 2, "loop_passes": 2},
         {"parallel": "sum", "parallel_from": 4},
         {"value_embeds": 5},
