@@ -122,9 +122,12 @@ def check_scores(answer: Any, shape: tuple[int, ...]) -> Float64:
     except Exception as fault:
         raise ScorerFault("shape", f"score() returned {type(answer).__name__}, not numbers ({fault})") from None
     if array.dtype.kind not in "fiu":
-        raise ScorerFault("shape", f"score() returned dtype {array.dtype}, not real numbers")
+        raise ScorerFault("shape", f"score() returned {type(answer).__name__} of dtype {array.dtype}, not real numbers")
     if scores.shape != shape:
         raise ScorerFault("shape", f"score() returned shape {list(scores.shape)} for tokens of shape {list(shape)}")
+    if (scores == np.inf).any():
+        at = tuple(int(i) for i in np.argwhere(scores == np.inf)[0])
+        raise ScorerFault("not-a-number", f"score() returned +infinity at position {at[-1]}: no log-probability")
     if np.isnan(scores).any():
         where = tuple(int(i) for i in np.argwhere(np.isnan(scores))[0])
         raise ScorerFault(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import tempfile
+import threading
 import time
 
 import numpy as np
@@ -131,6 +134,103 @@ class Forks(Uniform):
 class HugeAnswer(Uniform):
     def score(self, tokens):
         return np.zeros(50_000_000)
+
+
+class DeepRecursion(Uniform):
+    def score(self, tokens):
+        return self.score(tokens[:-1]) if len(tokens) else super().score(tokens)
+
+    def __init__(self):
+        sys.setrecursionlimit(1 << 30)
+
+
+class WritesFiles(Uniform):
+    """A file of 2 GiB, as far as its length goes."""
+
+    def score(self, tokens):
+        with tempfile.TemporaryFile() as file:
+            file.truncate(2 << 30)
+        return super().score(tokens)
+
+
+class LeavesThreads(Uniform):
+    def score(self, tokens):
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        return super().score(tokens)
+
+
+class Crashes(Uniform):
+    def score(self, tokens):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class ClosesEverything(Uniform):
+    def score(self, tokens):
+        os.closerange(0, 256)
+        return super().score(tokens)
+
+
+class Halves(Uniform):
+    """float16, as it comes from a model."""
+
+    def score(self, tokens):
+        return super().score(tokens).astype(np.float16)
+
+
+class Lists(Uniform):
+    def score(self, tokens):
+        return super().score(tokens).tolist()
+
+
+class Tensors(Uniform):
+    def score(self, tokens):
+        import torch
+
+        return torch.from_numpy(super().score(tokens)).requires_grad_(True).detach()
+
+
+class Columns(Uniform):
+    def score(self, tokens):
+        return super().score(tokens)[:, None]
+
+
+class Complex(Uniform):
+    def score(self, tokens):
+        return super().score(tokens) + 0j
+
+
+class Strings(Uniform):
+    def score(self, tokens):
+        return ["-2.77"] * len(tokens)
+
+
+class Nothing(Uniform):
+    def score(self, tokens):
+        return None
+
+
+class Infinite(Uniform):
+    def score(self, tokens):
+        return np.full(len(tokens), np.inf)
+
+
+class Impossible(Uniform):
+    """Every token has probability 0: wasteful, and a code for nothing."""
+
+    def score(self, tokens):
+        return np.full(len(tokens), -np.inf)
+
+
+class ChattyAtImport(Uniform):
+    """Prints when it is made, with the words of a verdict."""
+
+    def __init__(self):
+        print('{"schema": 1, "verdict": "legal"}', flush=True)
+        os.write(2, b"made\n")
+
+
+def hangs_at_once():
+    time.sleep(3600)
 
 
 class NoVocabulary:

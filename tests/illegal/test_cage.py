@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from evalkit.cli.main import main
 from evalkit.errors import InputError
 from evalkit.legality.cage import Cage, Limits
 from evalkit.legality.effort import Effort
@@ -45,6 +46,20 @@ def judge(name: str) -> Verdict:
         ("Leaves", "inconclusive", "I am leaving"),
         ("Exits", "inconclusive", "SystemExit"),
         ("Prints", "legal", ""),
+        ("DeepRecursion", "inconclusive", "score()"),
+        ("WritesFiles", "inconclusive", "File too large"),
+        ("LeavesThreads", "legal", ""),
+        ("Crashes", "inconclusive", "signal SIGSEGV"),
+        ("ClosesEverything", "inconclusive", "ended by itself"),
+        ("Halves", "legal", ""),
+        ("Lists", "legal", ""),
+        ("Tensors", "legal", ""),
+        ("Columns", "inconclusive", "shape [64, 1]"),
+        ("Complex", "inconclusive", "complex128"),
+        ("Strings", "inconclusive", "not real numbers"),
+        ("Nothing", "inconclusive", "NoneType"),
+        ("Infinite", "inconclusive", "+infinity at position 0"),
+        ("Impossible", "legal", ""),
         ("Forks", "legal", ""),
     ],
 )
@@ -101,3 +116,30 @@ def test_a_dead_child_is_a_fault_not_a_crash() -> None:
             box.score(np.arange(8) % 4)
     finally:
         box.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "verdict"),
+    [
+        ("ChattyAtImport", 0, "legal"),
+        ("Prints", 0, "legal"),
+        ("Crashes", 1, "inconclusive"),
+        ("Infinite", 1, "inconclusive"),
+        ("Positive", 1, "violation"),
+        ("Impossible", 0, "legal"),
+        ("DeepRecursion", 1, "inconclusive"),
+    ],
+)
+def test_json_on_stdout_stays_clean(name: str, code: int, verdict: str, capfd: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    flags = ["--seconds", "2", "--timeout", "2", "--json", "-"]
+    assert main(["audit", f"{HOSTILE}:{name}", *flags]) == code
+    out, err = capfd.readouterr()
+    assert json.loads(out)["verdict"] == verdict
+    assert "Traceback" not in err
+
+
+def test_a_factory_that_hangs_is_given_up() -> None:
+    with pytest.raises(ScorerFault, match="within 3 s"):
+        Cage(f"{HOSTILE}:hangs_at_once", Limits(call_seconds=3.0, load_seconds=3.0))

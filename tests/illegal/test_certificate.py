@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,12 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(bytes(data))
 
 
+def reseal(folder: Path, **changes: object) -> None:
+    """Write the manifest with other values and a seal that fits them."""
+    manifest = {**json.loads((folder / bundle.MANIFEST).read_text()), **changes}
+    (folder / bundle.MANIFEST).write_text(json.dumps({**manifest, "seal": bundle.seal(manifest)}))
+
+
 def remade(made: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "c"
     shutil.copytree(made, folder)
@@ -110,12 +117,41 @@ def test_a_bitstream_forged_together_with_its_manifest_still_fails(
 ) -> None:
     folder = remade(made, tmp_path)
     flip(folder / bundle.BITSTREAM, 20)
-    manifest = json.loads((folder / bundle.MANIFEST).read_text())
-    manifest["bitstream_sha256"] = bundle.sha256((folder / bundle.BITSTREAM).read_bytes())
-    (folder / bundle.MANIFEST).write_text(json.dumps(manifest))
+    reseal(folder, bitstream_sha256=bundle.sha256((folder / bundle.BITSTREAM).read_bytes()))
     assert main(["certify", "--decode", str(folder)]) == 1
     assert "nothing was written" in capsys.readouterr().err
     assert not (folder / bundle.DECODED).exists()
+
+
+@pytest.mark.parametrize(("field", "word"), [("booked_bits", "booked bits"), ("strict_bits", "strict bits")])
+def test_claimed_bits_are_counted_again(
+    field: str, word: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = remade(made, tmp_path)
+    said = json.loads((folder / bundle.MANIFEST).read_text())[field]
+    reseal(folder, **{field: 0.98 * said})
+    assert main(["certify", "--decode", str(folder)]) == 1
+    assert word in capsys.readouterr().err
+    assert not (folder / bundle.DECODED).exists()
+
+
+def test_two_hundred_flipped_bits(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Any bit of any file: exit code 1 or 2, one sentence, no text."""
+    folder, draw = remade(made, tmp_path), random.Random(0)
+    names = [bundle.BITSTREAM, bundle.MANIFEST, "artifact.pt", bundle.TOKENIZER]
+    sound = {name: (folder / name).read_bytes() for name in names}
+    for turn in range(200):
+        name = names[turn % len(names)]
+        data = bytearray(sound[name])
+        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        (folder / name).write_bytes(bytes(data))
+        assert main(["certify", "--decode", str(folder)]) in (1, 2), (turn, name)
+        said = capsys.readouterr()
+        assert not said.out
+        assert len([line for line in said.err.splitlines() if line.startswith("evalkit:")]) == 1, said.err
+        assert "internal fault" not in said.err
+        assert not (folder / bundle.DECODED).exists()
+        (folder / name).write_bytes(sound[name])
 
 
 @pytest.mark.parametrize(
@@ -135,9 +171,7 @@ def test_an_artifact_outside_the_folder_is_refused(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = remade(made, tmp_path)
-    manifest = json.loads((folder / bundle.MANIFEST).read_text())
-    manifest["artifact"] = "../artifact.pt"
-    (folder / bundle.MANIFEST).write_text(json.dumps(manifest))
+    reseal(folder, artifact="../artifact.pt")
     assert main(["certify", "--decode", str(folder)]) == 2
     assert "must be a file of this folder" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ import msgspec
 
 from evalkit.errors import InputError, NoError
 
-SCHEMA = 1
+SCHEMA = 2
 BITSTREAM, MANIFEST, ARTIFACT, TOKENIZER = "bitstream.bin", "manifest.json", "artifact", "tokenizer.model"
 DECODED = "decoded.bin"
 MAX_MANIFEST = 1 << 24
@@ -45,16 +45,25 @@ class Manifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Of the fast path, the figure that is certified."""
     strict_bits: float
     checks: list[int]
+    seal: str
+    """sha256 of everything above: a manifest with a flipped bit is not read as another one."""
 
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def seal(manifest: dict[str, Any]) -> str:
+    """sha256 over the canonical JSON of all fields but the seal."""
+    kept = {k: v for k, v in manifest.items() if k != "seal"}
+    return sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode())
+
+
 def write(folder: Path, manifest: Manifest, bitstream: bytes) -> int:
-    """Write bitstream and manifest; returns the manifest's bytes."""
+    """Write bitstream and manifest, sealed; returns the manifest's bytes."""
     folder.joinpath(BITSTREAM).write_bytes(bitstream)
-    text = json.dumps(msgspec.to_builtins(manifest), indent=1) + "\n"
+    plain = json.loads(json.dumps(msgspec.to_builtins(manifest)))
+    text = json.dumps({**plain, "seal": seal(plain)}, indent=1) + "\n"
     folder.joinpath(MANIFEST).write_text(text, encoding="utf-8")
     return len(text.encode())
 
@@ -72,11 +81,17 @@ def read(folder: Path) -> tuple[Manifest, bytes]:
     if path.stat().st_size > MAX_MANIFEST:
         raise InputError(f"{path}: {path.stat().st_size} bytes, a manifest has at most {MAX_MANIFEST}")
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except msgspec.MsgspecError as fault:
+        data = path.read_bytes()
+        manifest = msgspec.json.decode(data, type=Manifest)
+        sealed = seal(json.loads(data))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as fault:
         raise InputError(f"{path}: not a manifest of this version ({fault})") from None
     if manifest.schema != SCHEMA or manifest.targets < 1:
         raise InputError(f"{path}: schema {manifest.schema} with {manifest.targets} targets; schema {SCHEMA} is read")
+    if sealed != manifest.seal:
+        raise NoError(
+            f"{path}: the manifest is damaged (sha256 {sealed[:12]}, its seal says {manifest.seal[:12]}); nothing was decoded"
+        )
     bitstream = _file(folder / BITSTREAM, manifest.bitstream_bytes, manifest.bitstream_sha256, "bitstream")
     return manifest, bitstream
 

@@ -14,7 +14,7 @@ from evalkit.adapters.base import Float64
 from evalkit.adapters.info import stream_info
 from evalkit.errors import InputError, NoError
 from evalkit.legality.certificate import bundle, codec
-from evalkit.legality.engine.setup import Setup, replay
+from evalkit.legality.engine.setup import Setup, replay, stream_of
 from evalkit.scoring.environment import code_fingerprint, environment
 from evalkit.stream import Stream, write_shard
 from evalkit.units import LN2, total_nats
@@ -85,6 +85,7 @@ def make(
         booked_bits=total_nats(booked) / LN2,
         strict_bits=total_nats(strict) / LN2,
         checks=codec.block_checks(targets),
+        seal="",
     )
     return _account(manifest, bundle.write(folder, manifest, bitstream), booked, strict)
 
@@ -128,9 +129,10 @@ def check(
     bitstream: bytes,
     progress: Callable[[int], None],
 ) -> Path:
-    """Decode, compare with the manifest, and write ``decoded.bin`` (a token shard).  NoError when anything differs."""
-    from evalkit.legality.engine.setup import stream_of
+    """Decode, compare with the manifest, and write ``decoded.bin`` (a token shard).  NoError when anything differs.
 
+    The decoded text is then scored on the fast path: the bits that the manifest says were booked must come out.
+    """
     for name, found in (("model", setup.model.fingerprint), ("tokenizer", tokenizer.fingerprint)):
         if manifest.fingerprint.get(name) != found:
             raise NoError(
@@ -138,13 +140,33 @@ def check(
             )
     first = stream_of(np.array([manifest.first_token, manifest.first_token]), tokenizer)
     info = stream_info(first, setup.seed, setup.model.vocab_size)
-    targets = codec.decode(setup, info, bitstream, manifest.targets, manifest.checks, progress)
+    targets, spent = codec.decode(setup, info, bitstream, manifest.targets, manifest.checks, progress)
     tokens = np.concatenate([[manifest.first_token], targets])
     text = tokenizer.pieces.decode(tokens[:-1], tokens[1:])
     if len(text) != manifest.text_bytes or bundle.sha256(text) != manifest.text_sha256:
         raise NoError(
             f"the decoded text has {len(text):,} bytes with another sha256 than the original; nothing was written"
         )
+    _same_books(manifest, total_nats(spent) / LN2, total_nats(replay(setup, stream_of(tokens, tokenizer))[-1]) / LN2)
     out = folder / bundle.DECODED
     write_shard(out, tokens.astype(np.uint16))
     return out
+
+
+def _same_books(manifest: bundle.Manifest, strict_bits: float, booked_bits: float) -> None:
+    """Bits of the manifest against those found here; another machine's last digits are let pass."""
+    for name, said, found in (
+        ("strict", manifest.strict_bits, strict_bits),
+        ("booked", manifest.booked_bits, booked_bits),
+    ):
+        if not abs(said - found) <= 0.1 * RELATIVE * found + 1.0:
+            raise NoError(
+                f"the text came back, but the manifest claims {said:,.1f} {name} bits and it costs {found:,.1f}; "
+                "nothing was written"
+            )
+    size = 8 * manifest.bitstream_bytes
+    if not abs(size - booked_bits) <= RELATIVE * booked_bits + ABSOLUTE_BITS:
+        raise NoError(
+            f"the text came back, but from {size:,} bits for {booked_bits:,.1f} booked: more than 0.1 % and 64 bits "
+            "apart; nothing was written"
+        )

@@ -43,8 +43,8 @@ def decode(
     n_targets: int,
     checks: list[int],
     progress: Progress = lambda done: None,
-) -> Int32:
-    """The targets again, int32 [n].  NoError as soon as a block of them fails its check."""
+) -> tuple[Int32, Float64]:
+    """The targets again, int32 [n], and the strict nats, float64 [n].  NoError as soon as a block of them fails its check."""
     if len(bitstream) % 4:
         raise InputError(f"the bitstream has {len(bitstream)} bytes, not a multiple of 4: it is truncated")
     words = np.frombuffer(bitstream, "<u4").astype(np.uint32)
@@ -58,7 +58,7 @@ def decode(
             progress(step.t)
     finally:
         stepper.close()
-    return np.array(stepper.tokens[1:], dtype=np.int32)
+    return np.array(stepper.tokens[1:], dtype=np.int32), np.array(stepper.nats)
 
 
 def block_checks(targets: Int32) -> list[int]:

@@ -12,6 +12,7 @@ import numpy as np
 from evalkit.legality.probes.lab import Lab
 from evalkit.legality.probes.probe import Outcome, Probe, pack
 from evalkit.legality.probes.streams import Stream, textlike
+from evalkit.legality.probes.tolerance import moves
 from evalkit.legality.scorer import Float64, Int64
 
 
@@ -45,4 +46,4 @@ def _far(lab: Lab, length: int) -> tuple[Stream, Int64, int, float] | None:
 
 def _first_quarter(a: Float64, b: Float64) -> Float64:
     n = len(a) // 4
-    return np.nan_to_num(np.abs(a[:n] - b[:n]), nan=0.0, posinf=1e9)
+    return moves(a[:n], b[:n])

@@ -9,7 +9,7 @@ import numpy as np
 from evalkit.legality.probes.lab import Lab
 from evalkit.legality.probes.probe import Outcome, Probe, pack
 from evalkit.legality.probes.streams import noise, textlike
-from evalkit.legality.probes.tolerance import Tolerance
+from evalkit.legality.probes.tolerance import Tolerance, moves
 from evalkit.legality.scorer import Box, Int64
 
 RECALLED = 0.99
@@ -19,7 +19,7 @@ RUN = 48
 def isolation_outcome(box: Box, tokens: Int64, other: Int64, border: int, tolerance: Tolerance) -> Outcome:
     """Largest move of a score behind ``border`` (a BOS) when the documents before it are swapped, nats."""
     a, b = box.score(tokens)[border + 1 :], box.score(other)[border + 1 :]
-    moved = np.nan_to_num(np.abs(a - b), nan=0.0, posinf=1e9)
+    moved = moves(a, b)
     worst = int(moved.argmax()) if len(moved) else 0
     value = float(moved[worst]) if len(moved) else 0.0
     what = f"documents are declared isolated, but token {worst} after BOS moves by {value:.3g} nats with the document before"

@@ -6,6 +6,7 @@ import numpy as np
 
 from evalkit.legality.probes.lab import Lab
 from evalkit.legality.probes.probe import Outcome, Probe, pack
+from evalkit.legality.probes.tolerance import moves
 from evalkit.legality.scorer import Box, Int64, ScorerFault
 
 TEXTS = (
@@ -30,7 +31,8 @@ def coverage_outcomes(box: Box, tokens: Int64) -> dict[str, Outcome]:
     tail = len(missing) < box.facts.seq_len and len(missing) > 0 and missing[0] == len(tokens) - len(missing)
     strays, twice = len(index) - len(inside), int((times > 1).sum())
     backward = 0 if "order" in box.facts.faces else int((np.diff(index) < 0).sum())
-    unlike = np.nan_to_num(np.abs(last - box.score(tokens)), nan=0.0, posinf=1e9).max(initial=0.0)
+    booked = ~np.isnan(last)
+    unlike = moves(last[booked], box.score(tokens)[booked]).max(initial=0.0)
     n = len(tokens) - 1
     return {
         "coverage": Outcome(

@@ -13,6 +13,7 @@ from itertools import zip_longest
 import numpy as np
 
 from evalkit.legality.probes.streams import Stream
+from evalkit.legality.probes.tolerance import moves
 from evalkit.legality.scorer import Float64, Int64
 
 STRATA = ("screened", "active", "torn", "random", "edge", "sure", "broken", "surprised", "onset", "last")
@@ -32,8 +33,7 @@ def activity(stream: Stream, scores: Float64) -> Float64:
     """How much the score of a copy differs from that of the original, nats, float64 [T]; 0 where nothing is copied."""
     copies = stream.copied >= 0
     moved = np.zeros(len(stream))
-    gap = scores[copies] - scores[stream.copied[copies]]
-    moved[copies] = np.where(np.isfinite(gap), np.abs(gap), 1e3)
+    moved[copies] = np.minimum(moves(scores[copies], scores[stream.copied[copies]]), 1e3)
     return moved
 
 
@@ -102,7 +102,7 @@ def onset_positions(base: Float64, changed: list[tuple[int, Float64]]) -> list[i
     votes: dict[int, int] = {}
     for cut, scores in changed:
         n = min(len(base), len(scores))
-        moved = np.abs(base[:n] - scores[:n]) > 1e-6
+        moved = moves(base[:n], scores[:n]) > 1e-6
         starts = np.flatnonzero(moved[1:] & ~moved[:-1]) + 1
         for t in starts[starts > cut + 2][:3].tolist():
             votes[t] = votes.get(t, 0) + 1

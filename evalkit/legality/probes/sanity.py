@@ -8,7 +8,7 @@ import numpy as np
 
 from evalkit.legality.probes.lab import Lab
 from evalkit.legality.probes.probe import Outcome, Probe, pack
-from evalkit.legality.probes.tolerance import Tolerance
+from evalkit.legality.probes.tolerance import Tolerance, moves
 from evalkit.legality.scorer import Float64, Int64, ScorerFault
 
 MAX_NOISE = 0.01
@@ -23,23 +23,22 @@ def handshake(lab: Lab, tokens: Int64) -> None:
     other = lab.rng.integers(0, facts.vocab_size, len(tokens))
     lab.box.score(other)
     third = lab.box.score(tokens)
-    noise, leak = _largest(first - again), _largest(first - third)
+    noise, leak = _largest(first, again), _largest(first, third)
     if max(noise, leak) > lab.tolerance.same(10.0):
         _unsteady(lab, tokens, noise, leak)
     _batch(lab, np.stack([tokens, other]))
     _positive(lab, tokens, first)
 
 
-def _largest(moved: Float64) -> float:
-    finite = np.nan_to_num(moved, nan=0.0, posinf=1e9, neginf=1e9)
-    return float(np.abs(finite).max(initial=0.0))
+def _largest(a: Float64, b: Float64) -> float:
+    return float(moves(a, b).max(initial=0.0))
 
 
 def _unsteady(lab: Lab, tokens: Int64, noise: float, leak: float) -> None:
     """Identical calls differ: try a fresh instance for each call, then settle for measured noise, or give up."""
     lab.box.renew()
     answers = [lab.box.score(tokens) for _ in range(3)]
-    fresh = max(_largest(answers[0] - a) for a in answers[1:])
+    fresh = max(_largest(answers[0], a) for a in answers[1:])
     if fresh <= lab.tolerance.same(10.0):
         lab.notes.append(
             f"score() did not start from a fresh state: a second call moved by {max(noise, leak):.3g} nats; "
@@ -60,7 +59,7 @@ def _batch(lab: Lab, streams: Int64) -> None:
         return
     batch = lab.box.ask("score_batch", streams)
     single = np.array([lab.box.score(s) for s in streams])
-    moved = _largest(batch - single)
+    moved = _largest(batch, single)
     if moved > lab.tolerance.length(10.0):
         raise ScorerFault("unsteady", f"score_batch() and score() differ by {moved:.3g} nats on the same stream")
 

@@ -11,7 +11,7 @@ import numpy as np
 from evalkit.legality.probes.lab import Cut, Lab, Scored
 from evalkit.legality.probes.positions import edges, onset_positions, pick, strata
 from evalkit.legality.probes.probe import Outcome, Probe, first_difference, pack
-from evalkit.legality.probes.tolerance import looks_like_rounding
+from evalkit.legality.probes.tolerance import looks_like_rounding, moves
 from evalkit.legality.scorer import Float64, Int64
 
 SAME_LENGTH = ("random", "flip", "permuted", "flip", "constant", "random", "copy", "flip", "last")
@@ -56,7 +56,7 @@ def try_cut(lab: Lab, scored: Scored, cut: int, kind: str) -> None:
 def compare(lab: Lab, scored: Scored, cut: int, kind: str, other: Int64, scores: Float64) -> None:
     """Book the largest move before ``cut``; a finding when it is beyond tolerance and is not rounding."""
     before = scored.booked_before(cut)
-    moved = _moves(scored.base[: len(scores)][before], scores[before])
+    moved = moves(scored.base[: len(scores)][before], scores[before])
     where = np.arange(len(scored.stream))[before]
     worst = int(moved.argmax()) if len(moved) else 0
     value = float(moved[worst]) if len(moved) else 0.0
@@ -67,12 +67,18 @@ def compare(lab: Lab, scored: Scored, cut: int, kind: str, other: Int64, scores:
     limit = (lab.tolerance.same if same else lab.tolerance.length)(float(scale[worst]) if len(moved) else 0.0)
     if value <= limit:
         return
-    if not same and looks_like_rounding(scored.base[: len(scores)][before] - scores[before], scale, lab.tolerance):
+    if not same and value < 1.0 and looks_like_rounding(_signed(scored, scores, before), scale, lab.tolerance):
         lab.notes.append(
             f"scores move by up to {value:.2g} nats with the stream's length, everywhere: taken as rounding"
         )
         return
     _report(lab, scored, other, position, Outcome(value=value, limit=limit, unit="nats", sentence=""))
+
+
+def _signed(scored: Scored, scores: Float64, before: Int64 | slice) -> Float64:
+    """Differences with their signs; 0 where both are minus infinity."""
+    a, b = scored.base[: len(scores)][before], scores[before]
+    return np.subtract(a, b, out=np.zeros(len(a)), where=a != b)
 
 
 def _report(lab: Lab, scored: Scored, other: Int64, position: int, raw: Outcome) -> None:
@@ -83,12 +89,6 @@ def _report(lab: Lab, scored: Scored, other: Int64, position: int, raw: Outcome)
     ordered = scored.order is not None
     probe = Probe(test="suffix", tokens=pack(tokens), other=pack(other), position=position, order=ordered)
     lab.add("causal", probe, outcome)
-
-
-def _moves(a: Float64, b: Float64) -> Float64:
-    """|a - b|, 0 where both are equal (minus infinity included), at most 1e9."""
-    with np.errstate(invalid="ignore"):
-        return np.where(a == b, 0.0, np.minimum(np.nan_to_num(np.abs(a - b), nan=1e9, posinf=1e9), 1e9))
 
 
 def rewrite(lab: Lab, scored: Scored, cut: int, kind: str) -> Int64:

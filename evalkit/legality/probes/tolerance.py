@@ -46,6 +46,12 @@ class Tolerance:
         return self.noise + 8 * EPS32 * float(np.sqrt(self.vocab_size)) + 5 * spread
 
 
+def moves(a: Float64, b: Float64) -> Float64:
+    """|a - b|, 0 where both are equal (minus infinity included), at most 1e9."""
+    with np.errstate(invalid="ignore"):
+        return np.where(a == b, 0.0, np.minimum(np.nan_to_num(np.abs(a - b), nan=1e9, posinf=1e9), 1e9))
+
+
 def looks_like_rounding(moved: Float64, scale: Float64, tolerance: Tolerance) -> bool:
     """Is a change with the stream's length spread over all positions, small, and without direction?
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.legality.probes.lab import Lab, Scored
+from evalkit.legality.probes.tolerance import moves
 from evalkit.legality.scorer import Int64
 
 
@@ -21,7 +22,7 @@ def detect(lab: Lab, scored: Scored) -> dict[str, Any]:
     reach = 0
     for start in (0, length // 4):
         other = _beginning(lab, tokens, start, max(start + 1, length // 4 + start))
-        moved = np.abs(lab.box.score(other) - scored.base) > lab.tolerance.same(10.0)
+        moved = moves(lab.box.score(other), scored.base) > lab.tolerance.same(10.0)
         behind = np.flatnonzero(moved[length // 4 + start :])
         reach = max(reach, int(behind[-1]) + 1 if len(behind) else 0)
     adaptive = reach >= length // 2
