@@ -7,7 +7,7 @@ NATIVE_SOURCES := $(shell find csrc/core csrc/bind -name '*.cpp' -o -name '*.hpp
 
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test bench lint clean dist
+.PHONY: demo test bench fuzz lint clean dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "evalkit needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
@@ -35,6 +35,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benches
+
+# ten minutes under the sanitizers; FUZZ_SECONDS=N for another time
+fuzz: $(STAMP)
+	$(BIN)/python -m benches.fuzz --seconds $(or $(FUZZ_SECONDS),600)
 
 dist: $(STAMP)
 	$(BIN)/python -m build --no-isolation

@@ -8,7 +8,18 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SLOW = {"ablation", "audit_unseen", "chaos", "worldsize", "forecast", "learners", "audit_learners"}
+SLOW = {
+    "ablation",
+    "audit_unseen",
+    "chaos",
+    "worldsize",
+    "forecast",
+    "learners",
+    "audit_learners",
+    "experts",
+    "fuzz",
+    "full_table",
+}
 """Minutes to hours: asked for by name only."""
 
 
