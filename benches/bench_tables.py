@@ -1,16 +1,16 @@
-"""What does a token cost in the count tables, and how far is that from what the machine can do?
+"""What does a token cost in the tables of the experts, and how far is that from what the machine can do?
 
-    python -m benches.bench_tables [--tokens 10000000] [--out benches/results/tables.json]
+    python -m benches.bench_tables [--tokens 10000000] [--text FILE... --tokenizer FILE.model]
 
-CPU nanoseconds per token, medians; every table is followed at once by the floor of its size (six random
-read-modify-writes of cache lines per token, fetched ahead), so that ratios hold when the machine is shared.
+CPU nanoseconds per token of one thread.  Every measurement is followed at once by the floor of its size: six random
+read-modify-writes of cache lines a token, fetched ahead, in huge pages.  Ratios hold when the machine is shared, the
+nanoseconds only on the machine named.  Writes benches/results/tables.json and tables.svg.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import lzma
 import statistics
 import sys
 import time
@@ -21,28 +21,23 @@ from typing import Any
 import numpy as np
 
 from benches.hashed_numpy import HashedCache
+from benches.token_text import tokens_of
 from evalkit import _native
 from evalkit.adapters.ppm import PpmSettings
 from evalkit.adapters.ppm_naive import NaiveDirichlet
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 ORDERS = 6
+CHUNK = 8192
 GIB = 1 << 30
-
-
-def tokens_of(vocab: int, wanted: int) -> np.ndarray:
-    """int32 tokens of the training text, BOS before each document, at most ``wanted``."""
-    import sentencepiece
-
-    model = sentencepiece.SentencePieceProcessor(model_file=str(SHARED / f"tokenizers/fineweb_{vocab}_bpe.model"))
-    parts, have = [], 0
-    with lzma.open(SHARED / "train.jsonl.xz", "rt", encoding="utf-8") as file:
-        for line in file:
-            parts.append(np.array([1, *model.encode(json.loads(line)["text"])], np.int32))
-            have += len(parts[-1])
-            if have > wanted:
-                break
-    return np.concatenate(parts)[:wanted]
+MILLION = 1_000_000
+SEGMENTS = (64, 512, 2048, 8192, 32768)
+TARGETS = {
+    "six orders over floor": ("most", 3.0),
+    "numpy over six orders": ("least", 20.0),
+    "best_agree, token 16 and within-word, ns": ("most", 80.0),
+    "best_agree, with two words, ns": ("most", 150.0),
+    "tilt, nine orders, ns": ("most", 120.0),
+}
 
 
 def cost(work: Callable[[], Any], tokens: int) -> float:
@@ -52,74 +47,66 @@ def cost(work: Callable[[], Any], tokens: int) -> float:
     return (time.thread_time() - begin) / tokens * 1e9
 
 
-def floor_of(size: int, tokens: int = 500_000) -> float:
-    """Nanoseconds of six random read-modify-writes in a region of ``size`` bytes: median of 5."""
+def floor_of(size: int, tokens: int = 300_000) -> float:
+    """Nanoseconds of six random read-modify-writes in a region of ``size`` bytes: median of 3."""
     probe = _native.Probe(size)
-    return statistics.median(cost(lambda: probe.touch(ORDERS * tokens), tokens) for _ in range(5))
+    return statistics.median(cost(lambda: probe.touch(ORDERS * tokens), tokens) for _ in range(3))
 
 
-def count_all(table: _native.GramTable, x: np.ndarray, chunk: int = 8192) -> None:
-    table.start(int(x[0]))
-    for lo in range(1, len(x), chunk):
-        table.count(x[lo : lo + chunk])
-
-
-def table_row(x: np.ndarray, vocab: int, repeats: int, reserve: bool) -> dict[str, Any]:
-    """Six orders (2..7) scored and committed on one table, and the floor of its size."""
-    costs, floors, table = [], [], None
-    for _ in range(repeats):
-        table = _native.GramTable(vocab, ORDERS + 1, 6 * GIB, len(x) if reserve else 0)
-        costs.append(cost(lambda t=table: count_all(t, x), len(x)))
-        floors.append(floor_of(table.bytes))
-    assert table is not None
+def measured(costs: list[float], size: int, tokens: int) -> dict[str, Any]:
+    """The first cost is a warm-up: it pays for memory that the system hands out for the first time."""
+    ns, floor = statistics.median(costs[1:]), floor_of(size)
     return {
-        "tokens": len(x),
-        "reserved": reserve,
-        "ns": round(statistics.median(costs), 1),
-        "floor_ns": round(statistics.median(floors), 1),
-        "ratio": round(statistics.median(c / f for c, f in zip(costs, floors, strict=True)), 2),
-        "mib_per_million_tokens": round(table.bytes / (1 << 20) / (len(x) / 1e6), 1),
-        "grams": table.grams,
+        "tokens": tokens,
+        "ns": round(ns, 1),
+        "first_ns": round(costs[0], 1),
+        "floor_ns": round(floor, 1),
+        "over_floor": round(ns / floor, 2),
+        "mib": round(size / (1 << 20), 1),
+        "bytes_per_token": round(size / tokens, 1),
     }
+
+
+def count_all(table: _native.GramTable, x: np.ndarray) -> None:
+    table.start(int(x[0]))
+    for lo in range(1, len(x), CHUNK):
+        table.count(x[lo : lo + CHUNK])
+
+
+def table_row(x: np.ndarray, vocab: int, repeats: int, expected: int) -> dict[str, Any]:
+    """Six orders (2..7): counts of token and context read in each, then counted."""
+    costs, table = [], None
+    for _ in range(repeats + 1):
+        table = None
+        table = _native.GramTable(vocab, ORDERS + 1, 6 * GIB, expected)
+        costs.append(cost(lambda t=table: count_all(t, x), len(x)))
+    assert table is not None
+    return measured(costs, table.bytes, len(x)) | {"grams": table.grams, "rebuilds": table.rebuilds}
+
+
+def slot_rows(x: np.ndarray, vocab: int) -> list[dict[str, Any]]:
+    """Tables of 2^18 to 2^26 slots (eight to a line), each with the text that it is made for."""
+    rows = []
+    for log2 in range(18, 27):
+        n = (1 << (log2 - 3)) * 8 // (ORDERS + 1)
+        if n <= len(x):
+            rows.append({"slots_log2": log2} | table_row(x[:n], vocab, 1, n))
+    return rows
 
 
 def numpy_rows(x: np.ndarray) -> dict[str, float]:
     """The field's hashed cache by segment length: it reads and counts six orders, inexactly."""
     x, rows = x.astype(np.int64), {}
-    for segment in (64, 2048, 32768):
-        n = min(len(x) - 8, 60_000 if segment == 64 else 1_000_000)
+    for segment in SEGMENTS:
+        n = min(len(x), 60_000 if segment == 64 else MILLION)
         cache, p = HashedCache(), np.full(segment, 0.01)
-        begin = time.thread_time()
-        for lo in range(8, n, segment):
-            hi = min(lo + segment, n)
-            cache.segment(x, lo, hi, p[: hi - lo])
-        rows[str(segment)] = round((time.thread_time() - begin) / (n - 8) * 1e9, 1)
-    return rows
 
+        def run(cache: HashedCache = cache, p: np.ndarray = p, n: int = n, segment: int = segment) -> None:
+            for lo in range(8, n, segment):
+                hi = min(lo + segment, n)
+                cache.segment(x, lo, hi, p[: hi - lo])
 
-def ppm_rows(x: np.ndarray, vocab: int) -> dict[str, float]:
-    """The whole expert: from p of the target to p' of the target."""
-    chunk, p = 8192, np.random.default_rng(0).uniform(1e-4, 1.0, (8192, 1))
-    entropy, top = np.random.default_rng(1).uniform(0, 6, 8192), np.zeros(8192, np.int32)
-    orders = list(range(1, ORDERS + 1))
-    cores = {
-        "dirichlet 2..7": _native.DirichletPpm(vocab, [2, 3, 4, 5, 6, 7], [4.0] * 6, 1, 4 * GIB, len(x)),
-        "learned, stream 1..6": _native.LearnedPpm(vocab, 1, orders, [], 0.3, False, 4 * GIB, GIB, len(x)),
-        "learned, both clocks": _native.LearnedPpm(vocab, 1, orders, orders, 0.3, False, 4 * GIB, GIB, len(x)),
-        "learned, both clocks, side": _native.LearnedPpm(vocab, 1, orders, orders, 0.3, True, 4 * GIB, GIB, len(x)),
-    }
-    rows = {}
-    for name, core in cores.items():
-        core.begin(int(x[0]))
-
-        def run(core: Any = core, learned: bool = name.startswith("learned")) -> None:
-            for lo in range(1, len(x), chunk):
-                part = x[lo : lo + chunk]
-                n = len(part)
-                side = (entropy[:n], top[:n]) if learned else ()
-                core.score(part, part[:, None], p[:n], *side)
-
-        rows[name] = round(cost(run, len(x)), 1)
+        rows[str(segment)] = round(cost(run, n - 8), 1)
     return rows
 
 
@@ -136,34 +123,151 @@ def naive_row(x: np.ndarray) -> float:
     return round(cost(run, len(x)), 1)
 
 
+def hint_row(make: Callable[[int], Any], x: np.ndarray) -> dict[str, Any]:
+    """An expert on hints: ``ns`` is propose (tables read and counted), ``score_ns`` the tilt and its learning."""
+    costs, scores, core = [], [], None
+    for _ in range(2):
+        core = None
+        core = make(len(x))
+        core.begin(int(x[0]))
+        made = scored = 0.0
+        for lo in range(1, len(x), CHUNK):
+            part = x[lo : lo + CHUNK]
+            begin = time.thread_time()
+            hints = core.propose(part)
+            made += time.thread_time() - begin
+            cands = np.ascontiguousarray(np.concatenate((part[:, None], hints), axis=1))
+            p = np.full(cands.shape, 0.1)
+            begin = time.thread_time()
+            core.score(part, cands, 1, p, None)
+            scored += time.thread_time() - begin
+        costs.append(made / len(x) * 1e9)
+        scores.append(scored / len(x) * 1e9)
+    assert core is not None
+    return measured(costs, core.bytes, len(x)) | {"score_ns": round(scores[-1], 1)}
+
+
+def hint_rows(x: np.ndarray, vocab: int, roles: np.ndarray) -> dict[str, Any]:
+    block = [0.0] * _native.count_buckets
+
+    def agree(orders: list[int], words: list[int], document: list[int]) -> Callable[[int], Any]:
+        theta = [block * len(orders)] * bool(orders) + [block] * (2 * len(words) + 2 * len(document))
+        return lambda n: _native.Agree(vocab, orders, words, document, roles, 1, theta, 4 * GIB, n)
+
+    nine = list(range(8, 17))
+    makers = {
+        "best_agree, token 16 and within-word": agree([16], [1], []),
+        "best_agree, with two words": agree([16], [1, 2], []),
+        "best_agree, default": agree([4, 8, 16], [1, 2], [1]),
+        "tilt, nine orders": lambda n: _native.Tilt(vocab, nine, [0.0] * 9, [1] * 9, -1.0, [block * 9], 4 * GIB, n),
+    }
+    return {name: hint_row(make, x) for name, make in makers.items()}
+
+
+def ppm_rows(x: np.ndarray, vocab: int) -> dict[str, float]:
+    """The whole expert: from p of the target to p' of the target."""
+    rng, orders = np.random.default_rng(0), list(range(1, ORDERS + 1))
+    p, entropy, top = rng.uniform(1e-4, 1.0, (CHUNK, 1)), rng.uniform(0, 6, CHUNK), np.zeros(CHUNK, np.int32)
+    cores = {
+        "dirichlet 2..7": _native.DirichletPpm(vocab, [2, 3, 4, 5, 6, 7], [4.0] * 6, 1, 4 * GIB, len(x)),
+        "learned, stream 1..6": _native.LearnedPpm(vocab, 1, orders, [], 0.3, False, 4 * GIB, GIB, len(x)),
+        "learned, both clocks, side": _native.LearnedPpm(vocab, 1, orders, orders, 0.3, True, 4 * GIB, GIB, len(x)),
+    }
+    rows = {}
+    for name, core in cores.items():
+        core.begin(int(x[0]))
+
+        def run(core: Any = core, learned: bool = name.startswith("learned")) -> None:
+            for lo in range(1, len(x), CHUNK):
+                part = x[lo : lo + CHUNK]
+                n = len(part)
+                core.score(part, part[:, None], p[:n], *((entropy[:n], top[:n]) if learned else ()))
+
+        rows[name] = round(cost(run, len(x)), 1)
+    return rows
+
+
+def vocabulary(vocab: int, args: argparse.Namespace) -> dict[str, Any]:
+    x, source, roles = tokens_of(vocab, args.tokens, args.text, args.tokenizer)
+    print(f"V={vocab}: {len(x):,} tokens, {source}", flush=True)
+    vocab = max(vocab, len(roles))
+    sizes = sorted({n * MILLION for n in (1, 2, 4, 6, 8, 10) if n * MILLION < len(x)} | {len(x)})
+    row: dict[str, Any] = {"text": source, "six_orders": []}
+    for n in sizes:
+        row["six_orders"].append(table_row(x[:n], vocab, args.repeats, n))
+        print(json.dumps(row["six_orders"][-1]), flush=True)
+    row["slots"] = slot_rows(x, vocab)
+    row["grown_from_nothing"] = table_row(x[: 4 * MILLION], vocab, 1, 0)
+    row["numpy_by_segment"] = numpy_rows(x[:MILLION])
+    row["naive_python"] = naive_row(x[:50_000])
+    row["ppm_on_2_million"] = ppm_rows(x[: 2 * MILLION], vocab)
+    row["hints"] = {
+        str(len(part)): hint_rows(part, vocab, roles) for part in {len(p): p for p in (x[:MILLION], x)}.values()
+    }
+    row["against_targets"] = against(row)
+    print(json.dumps({k: v for k, v in row.items() if k not in ("six_orders", "slots")}, indent=1), flush=True)
+    return row
+
+
+def against(row: dict[str, Any]) -> dict[str, Any]:
+    """What was asked of the largest text, what was measured, and whether that is met."""
+    last, hints = row["six_orders"][-1], list(row["hints"].values())[-1]
+    values = {
+        "six orders over floor": last["over_floor"],
+        "numpy over six orders": round(min(row["numpy_by_segment"].values()) / last["ns"], 1),
+        **{f"{name}, ns": found["ns"] for name, found in hints.items()},
+    }
+    met = {"most": lambda a, b: a <= b, "least": lambda a, b: a >= b}
+    return {
+        name: {"asked": f"at {word} {limit:g}", "measured": values[name], "met": met[word](values[name], limit)}
+        for name, (word, limit) in TARGETS.items()
+    }
+
+
+def plot(rows: dict[str, Any]) -> str:
+    """Cost over length of the text, and its floor, for each vocabulary."""
+    from evalkit.report.svg import COLOURS, Series, line_plot
+
+    series = []
+    for vocab, row in rows.items():
+        x = [r["tokens"] / 1e6 for r in row["six_orders"]]
+        for name, key in (("six orders", "ns"), ("floor", "floor_ns")):
+            series.append(Series(f"{name}, V={vocab}", x, [r[key] for r in row["six_orders"]]))
+    head = line_plot(series, "million tokens", "CPU ns per token", level=0.0).partition("</svg>")[0]
+    key = "".join(
+        f'<text x="{90 + 150 * i}" y="12" style="fill:{COLOURS[i]}">{s.name}</text>' for i, s in enumerate(series)
+    )
+    style = (
+        "<style>text{font:11px sans-serif;fill:#222}.grid{stroke:#ddd}.zero{stroke:#888;stroke-dasharray:3 3}</style>"
+    )
+    return head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + style + key + "</svg>\n"
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=10_000_000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=10 * MILLION)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("benches/results/tables.json"))
+    parser.add_argument("--vocab", type=int, nargs="+", default=[1024, 8192])
+    parser.add_argument(
+        "--text", nargs="+", default=[], help="text files; else the shared training text, else synthetic"
+    )
+    parser.add_argument("--tokenizer", help="SentencePiece model for --text")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/tables.json")
     args = parser.parse_args()
-    if not SHARED.is_dir():
-        print(f"no text to count: {SHARED} is missing", file=sys.stderr)
-        return 2
-    result: dict[str, Any] = {"unit": "CPU nanoseconds per token", "orders": ORDERS, "vocabularies": {}}
-    for vocab in (1024, 8192):
-        x = tokens_of(vocab, args.tokens)
-        sizes = sorted({n for n in (1_000_000, 2_000_000, 4_000_000, len(x)) if n <= len(x)})
-        rows = [table_row(x[:n], vocab, args.repeats, True) for n in sizes]
-        grown = table_row(x[: min(len(x), 4_000_000)], vocab, 1, False)
-        numpy_ns = numpy_rows(x[:1_000_008])
-        row = {
-            "table": rows,
-            "table_grown_from_nothing": grown,
-            "numpy_by_segment": numpy_ns,
-            "numpy_best_over_table": round(min(numpy_ns.values()) / rows[0]["ns"], 1),
-            "naive_python": naive_row(x[:100_000]),
-            "ppm": ppm_rows(x[:2_000_000], vocab),
-        }
-        result["vocabularies"][str(vocab)] = row
-        print(f"V={vocab}\n{json.dumps(row, indent=1)}", flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    from evalkit.scoring.environment import environment
+
+    known = json.loads(args.out.read_text("utf-8"))["vocabularies"] if args.out.is_file() else {}
+    result: dict[str, Any] = {
+        "command": "python -m benches.bench_tables",
+        "unit": "CPU nanoseconds per token, one thread",
+        "environment": environment("cpu"),
+        "vocabularies": known,
+    }
+    for vocab in args.vocab:
+        result["vocabularies"][str(vocab)] = vocabulary(vocab, args)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        args.out.with_suffix(".svg").write_text(plot(result["vocabularies"]), encoding="utf-8")
     return 0
 
 

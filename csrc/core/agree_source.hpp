@@ -76,7 +76,7 @@ class AgreeSource {
     }
     void fetch_near(const Ahead& ahead, std::size_t i) const {
         if (orders_) orders_->fetch_near(ahead, i);
-        for (const auto& w : words_) w->fetch_near(ahead, i);
+        for (const auto& w : words_) w->fetch_near(ahead.position(i));
     }
 
  private:

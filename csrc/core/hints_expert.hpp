@@ -39,9 +39,13 @@ class HintExpert {
     void propose(const std::int32_t* tokens, std::size_t n, std::int32_t* out) {
         waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(next_));
         next_ = 0;
-        feed(tokens, n, [&](const HintRecord* now) {
-            waiting_.insert(waiting_.end(), now, now + hints());
-            for (int s = 0; s < hints(); ++s) *out++ = now[s].token;
+        const auto h = static_cast<std::size_t>(hints());
+        const std::size_t before = waiting_.size();
+        waiting_.resize(before + n * h);
+        feed(tokens, n, [&](std::size_t i) {
+            HintRecord* now = waiting_.data() + before + i * h;
+            source_->peek(now);
+            for (std::size_t s = 0; s < h; ++s) out[i * h + s] = now[s].token;
         });
     }
 
@@ -85,7 +89,7 @@ class HintExpert {
 
     // Count tokens whose scores are settled; what was learned from scores is set apart, by restore().
     void replay(const std::int32_t* tokens, std::size_t n) {
-        feed(tokens, n, [](const HintRecord*) {});
+        feed(tokens, n, [](std::size_t) {});
     }
 
     std::size_t waiting() const { return (waiting_.size() - next_) / static_cast<std::size_t>(hints()); }
@@ -94,29 +98,27 @@ class HintExpert {
     const Source& source() const { return *source_; }
 
  private:
-    static constexpr std::size_t kBlock = 4096;
+    static constexpr std::size_t kBlock = 512;
     static constexpr std::size_t kFar = 32;  // positions ahead: the lines of the tables
     static constexpr std::size_t kNear = 16;  // and what the entries in them point to
 
-    // Call f(hints of the position) and count its token, for one token after the other.
+    // Call f(i) before token i is counted, for one token after the other.
     template <class F>
     void feed(const std::int32_t* tokens, std::size_t n, F&& f) {
         for (std::size_t done = 0; done < n; done += kBlock)
-            feed_block(tokens + done, n - done < kBlock ? n - done : kBlock, f);
+            feed_block(tokens + done, n - done < kBlock ? n - done : kBlock, [&](std::size_t i) { f(done + i); });
     }
 
     template <class F>
     void feed_block(const std::int32_t* tokens, std::size_t n, F&& f) {
         const Ahead ahead(source_->space().history, tokens, n);
-        std::array<HintRecord, kMaxHints> now;
         source_->fetch_begin();
         for (std::size_t i = 0; i < kFar && i < n; ++i) source_->fetch_far(ahead, i, tokens);
         for (std::size_t i = 0; i < kNear && i < n; ++i) source_->fetch_near(ahead, i);
         for (std::size_t i = 0; i < n; ++i) {
             if (i + kFar < n) source_->fetch_far(ahead, i + kFar, tokens);
             if (i + kNear < n) source_->fetch_near(ahead, i + kNear);
-            source_->peek(now.data());
-            f(now.data());
+            f(i);
             source_->add(static_cast<std::uint32_t>(tokens[i]));
         }
     }

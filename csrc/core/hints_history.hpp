@@ -29,9 +29,8 @@ class SuffixHash {
     static constexpr std::uint64_t kBase = 0x9E3779B97F4A7C15u;
     static std::uint64_t finish(std::uint64_t x, int length) {
         x ^= static_cast<std::uint64_t>(length) * 0xD6E8FEB86659FD93u;
-        x = (x ^ (x >> 32)) * 0xBF58476D1CE4E5B9u;
-        x = (x ^ (x >> 29)) * 0x94D049BB133111EBu;
-        return x ^ (x >> 32);
+        const auto product = static_cast<unsigned __int128>(x) * 0x94D049BB133111EBu;
+        return static_cast<std::uint64_t>(product >> 64) ^ static_cast<std::uint64_t>(product);
     }
     std::array<std::uint64_t, kMaxContext + 1> power_;
 };
@@ -54,7 +53,7 @@ class History {
             slot(stored_++) = token;
         }
         prefix_[(length_ + 1) % kRecent] = SuffixHash::next(prefix_[length_ % kRecent], token);
-        recent_[length_ % kRecent] = token;
+        recent_[length_ % kRecent] = recent_[length_ % kRecent + kRecent] = token;
         ++length_;
     }
 
@@ -78,7 +77,13 @@ class History {
         return hashes_.between(0, x, length);
     }
     // Are the `length` tokens before stored position `end` the last `length` ones?
-    bool same(std::size_t end, int length) const { return common(end, length) == length; }
+    bool same(std::size_t end, int length) const {
+        const auto n = static_cast<std::size_t>(length);
+        if (end < n) return false;
+        const std::uint32_t* then = run(end, n);
+        if (then == nullptr) return common(end, length) == length;
+        return equal_tokens(then, last(n), n);
+    }
     // How many of them are, from the nearest back, at most `most`?
     int common(std::size_t end, int most) const {
         const auto room = static_cast<std::size_t>(most);
@@ -90,13 +95,26 @@ class History {
     const SuffixHash& hashes() const { return hashes_; }
 
  private:
+    // The last n tokens, side by side.
+    const std::uint32_t* last(std::size_t n) const { return &recent_[(length_ - n) % kRecent]; }
+    // The n stored tokens before position `end` where they lie side by side, else null.
+    const std::uint32_t* run(std::size_t end, std::size_t n) const {
+        const std::size_t from = end - n;
+        if (!kept_.together(static_cast<std::uint32_t>(from / 16), static_cast<std::uint32_t>((end - 1) / 16))) return nullptr;
+        return static_cast<const std::uint32_t*>(kept_.at(static_cast<std::uint32_t>(from / 16))) + from % 16;
+    }
+    static bool equal_tokens(const std::uint32_t* a, const std::uint32_t* b, std::size_t n) {
+        std::uint32_t differ = 0;
+        for (std::size_t i = 0; i < n; ++i) differ |= a[i] ^ b[i];
+        return differ == 0;
+    }
     std::uint32_t& slot(std::size_t i) {
         return static_cast<std::uint32_t*>(kept_.at(static_cast<std::uint32_t>(i / 16)))[i % 16];
     }
 
     SuffixHash hashes_;
     Chunks kept_;
-    std::array<std::uint32_t, kRecent> recent_{};
+    std::array<std::uint32_t, 2 * kRecent> recent_{};  // twice over, so that the last tokens lie side by side
     std::array<std::uint64_t, kRecent> prefix_{};
     std::size_t length_ = 0;
     std::size_t stored_ = 0;

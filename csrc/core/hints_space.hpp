@@ -47,6 +47,7 @@ class Ahead {
         for (std::size_t i = 0; i < n; ++i)
             prefix_[kRecent + i] = SuffixHash::next(prefix_[kRecent - 1 + i], static_cast<std::uint32_t>(tokens[i]));
     }
+    std::size_t position(std::size_t i) const { return begin_ + i; }
     // Is the context of this length whole at i tokens from here, and what is its hash?
     bool whole(std::size_t i, int length) const { return static_cast<std::size_t>(length) <= begin_ + i; }
     std::uint64_t hash(std::size_t i, int length) const {

@@ -42,14 +42,14 @@ void HintTable::clear() {
 }
 
 HintEntry* HintTable::insert(int source, std::uint64_t hash, std::uint32_t pos) {
-    const std::uint32_t tag = tag_of(source, hash);
+    const HintTag tag(source, hash, kWholeTag);
     for (std::size_t i = hash >> 20 & mask_;; i = (i + 1) & mask_) {
-        for (HintEntry& e : lines_[i].entry) {
-            if (e.pos != 0) continue;
-            e = HintEntry{pos, {tag << 24, (tag >> 8) << 24, (tag >> 16) << 24}};
-            ++entries_;
-            return &e;
-        }
+        const unsigned empty = tag.scan(lines_[i]).empty;
+        if (empty == 0) continue;
+        HintEntry& e = lines_[i].entry[__builtin_ctz(empty) / 4];
+        e = HintEntry{pos, {tag.word(0), tag.word(1), tag.word(2)}};
+        ++entries_;
+        return &e;
     }
 }
 

@@ -10,6 +10,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include "pages.hpp"
 
 namespace evalkit {
@@ -47,6 +51,61 @@ struct alignas(64) HintLine {
     HintEntry entry[4];
 };
 
+// Entries of a line by four bits each, of which the lowest counts: those with a tag, and those that are not in use.
+struct LineScan {
+    unsigned match;
+    unsigned empty;
+};
+
+// The tag: source 4 bits | hash 20 bits, a byte on top of each word, the source's in the last.
+constexpr std::uint32_t kWholeTag = 0xFF000000u;
+constexpr std::uint32_t kPairTag = 0xEF000000u;  // of the last word, where the last bit of the source does not matter
+
+class HintTag {
+ public:
+    HintTag(int source, std::uint64_t hash, std::uint32_t last_mask) : last_mask_(last_mask) {
+        const std::uint32_t tag = static_cast<std::uint32_t>(source) << 20 | static_cast<std::uint32_t>(hash & 0xFFFFF);
+        word_[0] = tag << 24;
+        word_[1] = (tag >> 8) << 24;
+        word_[2] = (tag >> 16) << 24;
+    }
+    std::uint32_t word(int i) const { return word_[i]; }
+
+    LineScan scan(const HintLine& line) const {
+#if defined(__SSE2__)
+        const auto number = [](std::uint32_t x) { return static_cast<int>(x); };
+        const __m128i want = _mm_set_epi32(number(word_[2] & last_mask_), number(word_[1]), number(word_[0]), 0);
+        const __m128i mask = _mm_set_epi32(number(last_mask_), number(kWholeTag), number(kWholeTag), 0);
+        __m128i same[4], zero[4];
+        for (int i = 0; i < 4; ++i) {
+            const __m128i e = _mm_load_si128(reinterpret_cast<const __m128i*>(&line.entry[i]));
+            same[i] = _mm_cmpeq_epi32(_mm_and_si128(e, mask), want);
+            zero[i] = _mm_cmpeq_epi32(e, _mm_setzero_si128());
+        }
+        const auto bits = [](const __m128i* x) {
+            const __m128i all = _mm_packs_epi16(_mm_packs_epi32(x[0], x[1]), _mm_packs_epi32(x[2], x[3]));
+            return static_cast<unsigned>(_mm_movemask_epi8(all));
+        };
+        const unsigned empty = bits(zero) & 0x1111u, m = bits(same);
+        return {m & m >> 1 & m >> 2 & m >> 3 & 0x1111u & ~empty, empty};
+#else
+        LineScan found{0, 0};
+        for (int i = 0; i < 4; ++i) {
+            const HintEntry& e = line.entry[i];
+            const std::uint32_t differs = ((e.word[0] ^ word_[0]) & kWholeTag) | ((e.word[1] ^ word_[1]) & kWholeTag) |
+                                          ((e.word[2] ^ word_[2]) & last_mask_);
+            if (e.pos == 0) found.empty |= 1u << 4 * i;
+            else if (differs == 0) found.match |= 1u << 4 * i;
+        }
+        return found;
+#endif
+    }
+
+ private:
+    std::uint32_t word_[kFollowers];
+    std::uint32_t last_mask_;
+};
+
 class HintTable {
  public:
     // first_lines: a power of two, what clear() goes back to.
@@ -58,20 +117,42 @@ class HintTable {
     // The entry of this source and hash for which same(pos) holds, or null.
     template <class Same>
     HintEntry* find(int source, std::uint64_t hash, Same&& same) {
-        const std::uint32_t tag = tag_of(source, hash);
+        const HintTag tag(source, hash, kWholeTag);
         for (std::size_t i = hash >> 20 & mask_;; i = (i + 1) & mask_) {
-            for (HintEntry& e : lines_[i].entry) {
-                if (e.pos == 0) return nullptr;
-                if (has_tag(e, tag) && same(e.pos)) return &e;
+            const LineScan scan = tag.scan(lines_[i]);
+            for (unsigned m = scan.match; m != 0; m &= m - 1) {
+                HintEntry& e = lines_[i].entry[__builtin_ctz(m) / 4];
+                if (same(e.pos)) return &e;
             }
+            if (scan.empty != 0) return nullptr;
+        }
+    }
+    // The same for the sources `first`, which is even, and first + 1, in one pass: out[0] and out[1].
+    template <class Same>
+    void find_pair(int first, std::uint64_t hash, HintEntry** out, Same&& same) {
+        const HintTag tag(first, hash, kPairTag);
+        out[0] = out[1] = nullptr;
+        for (std::size_t i = hash >> 20 & mask_;; i = (i + 1) & mask_) {
+            const LineScan scan = tag.scan(lines_[i]);
+            for (unsigned m = scan.match; m != 0; m &= m - 1) {
+                HintEntry& e = lines_[i].entry[__builtin_ctz(m) / 4];
+                if (same(e.pos)) out[e.word[2] >> 28 & 1] = &e;
+            }
+            if (scan.empty != 0 || (out[0] != nullptr && out[1] != nullptr)) return;
         }
     }
     // First entry in the hash's own line with that tag, unverified: a guess at what find() will look at.
     const HintEntry* guess(int source, std::uint64_t hash) const {
-        const std::uint32_t tag = tag_of(source, hash);
-        for (const HintEntry& e : lines_[hash >> 20 & mask_].entry)
-            if (e.pos != 0 && has_tag(e, tag)) return &e;
-        return nullptr;
+        const HintLine& line = lines_[hash >> 20 & mask_];
+        const unsigned m = HintTag(source, hash, kWholeTag).scan(line).match;
+        return m == 0 ? nullptr : &line.entry[__builtin_ctz(m) / 4];
+    }
+    // f(pos) for the entries in the hash's own line with a tag of `first` or first + 1.
+    template <class F>
+    void guess_pair(int first, std::uint64_t hash, F&& f) const {
+        const HintLine& line = lines_[hash >> 20 & mask_];
+        for (unsigned m = HintTag(first, hash, kPairTag).scan(line).match; m != 0; m &= m - 1)
+            f(line.entry[__builtin_ctz(m) / 4].pos);
     }
     // A new entry; the caller knows that find() has none.  Never invalidates entries.
     HintEntry* insert(int source, std::uint64_t hash, std::uint32_t pos);
@@ -99,12 +180,6 @@ class HintTable {
 
  private:
     std::size_t capacity() const { return (mask_ + 1) * 4; }
-    static std::uint32_t tag_of(int source, std::uint64_t hash) {
-        return static_cast<std::uint32_t>(source) << 20 | static_cast<std::uint32_t>(hash & 0xFFFFF);
-    }
-    static bool has_tag(const HintEntry& e, std::uint32_t tag) {
-        return (((e.word[2] ^ (tag << 8)) | (e.word[1] ^ (tag << 16)) | (e.word[0] ^ (tag << 24))) & 0xFF000000u) == 0;
-    }
     void take(HintTable& other);
 
     std::size_t first_lines_;

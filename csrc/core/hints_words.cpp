@@ -31,6 +31,7 @@ WordHints::WordHints(std::vector<int> words, const std::vector<WordRole>& roles,
 void WordHints::start(std::uint32_t first_token) {
     table_.clear();
     starts_ = Starts{};
+    fetched_to_ = 0;
     if (roles_[first_token] != WordRole::inside) starts_.push(0);
     looked_ = false;
 }
@@ -39,13 +40,19 @@ void WordHints::find() {
     if (looked_) return;
     looked_ = true;
     const History& text = space_.history;
+    const std::size_t now = text.length();
     for (std::size_t j = 0; j < words_.size(); ++j) {
-        const int length = length_[j] = starts_.length(words_[j], text.length());
+        Context& c = context_[j];
+        if (now < fetched_to_) {
+            c = fetched_[now % kFetched][j];
+        } else {
+            c.length = starts_.length(words_[j], now);
+            c.hash = c.length > 0 ? text.hash(c.length) : 0;
+        }
         found_[2 * j] = found_[2 * j + 1] = nullptr;
-        if (length == 0) continue;
-        hash_[j] = text.hash(length);
-        const auto same = [&](std::uint32_t pos) { return text.same(pos, length); };
-        for (std::size_t s = 2 * j; s < 2 * j + 2; ++s) found_[s] = table_.find(static_cast<int>(s), hash_[j], same);
+        if (c.length == 0) continue;
+        table_.find_pair(2 * static_cast<int>(j), c.hash, &found_[2 * j],
+                         [&](std::uint32_t pos) { return text.same(pos, c.length); });
     }
 }
 
@@ -64,12 +71,12 @@ void WordHints::add(std::uint32_t token, bool keep) {
     const std::size_t now = space_.history.length();
     const WordRole role = roles_[token];
     for (std::size_t j = 0; j < words_.size() && role != WordRole::control; ++j) {
-        if (length_[j] == 0) continue;
+        if (context_[j].length == 0) continue;
         const std::size_t s = 2 * j + (role == WordRole::start ? 1 : 0);
         HintEntry* e = found_[s];
         if (e != nullptr && keep) e->pos = static_cast<std::uint32_t>(now);
         if (e == nullptr && space_.takes(table_, keep))
-            e = table_.insert(static_cast<int>(s), hash_[j], static_cast<std::uint32_t>(now));
+            e = table_.insert(static_cast<int>(s), context_[j].hash, static_cast<std::uint32_t>(now));
         if (e != nullptr) e->follow(token);
     }
     if (role != WordRole::inside) starts_.push(now);
@@ -88,30 +95,27 @@ std::uint64_t WordHints::hash_at(int source, std::uint32_t pos) const {
 
 void WordHints::fetch_begin() {
     ahead_ = starts_;
-    ahead_at_ = space_.history.length();
+    fetched_to_ = space_.history.length();
 }
 
 void WordHints::fetch_far(const Ahead& ahead, std::size_t i, const std::int32_t* tokens) {
-    if (i > 0) {
-        if (roles_[static_cast<std::size_t>(tokens[i - 1])] != WordRole::inside) ahead_.push(ahead_at_);
-        ++ahead_at_;
-    }
+    const std::size_t at = fetched_to_++;
+    if (i > 0 && roles_[static_cast<std::size_t>(tokens[i - 1])] != WordRole::inside) ahead_.push(at - 1);
     for (std::size_t j = 0; j < words_.size(); ++j) {
-        const int length = ahead_.length(words_[j], ahead_at_);
-        lengths_[i % kFetched][j] = static_cast<std::uint8_t>(length);
-        if (length > 0) prefetch(table_.line(ahead.hash(i, length)));
+        Context& c = fetched_[at % kFetched][j];
+        c.length = ahead_.length(words_[j], at);
+        if (c.length == 0) continue;
+        c.hash = ahead.hash(i, c.length);
+        prefetch(table_.line(c.hash));
     }
 }
 
-void WordHints::fetch_near(const Ahead& ahead, std::size_t i) const {
+void WordHints::fetch_near(std::size_t at) const {
     for (std::size_t j = 0; j < words_.size(); ++j) {
-        const int length = lengths_[i % kFetched][j];
-        if (length == 0) continue;
-        const std::uint64_t hash = ahead.hash(i, length);
-        for (std::size_t s = 2 * j; s < 2 * j + 2; ++s) {
-            const HintEntry* e = table_.guess(static_cast<int>(s), hash);
-            if (e != nullptr) prefetch(space_.history.address(e->pos - 1));
-        }
+        const Context& c = fetched_[at % kFetched][j];
+        if (c.length == 0) continue;
+        table_.guess_pair(2 * static_cast<int>(j), c.hash,
+                          [&](std::uint32_t pos) { prefetch(space_.history.address(pos - 1)); });
     }
 }
 

@@ -31,7 +31,7 @@ class WordHints {
     // Run ahead of the text to fetch what it will ask for; position i follows tokens[i - 1], i rises by 1.
     void fetch_begin();
     void fetch_far(const Ahead& ahead, std::size_t i, const std::int32_t* tokens);
-    void fetch_near(const Ahead& ahead, std::size_t i) const;
+    void fetch_near(std::size_t at) const;
     int hints() const { return 2 * static_cast<int>(words_.size()); }
     const HintTable& table() const { return table_; }
 
@@ -55,11 +55,14 @@ class WordHints {
     HintTable table_;
     Starts starts_;
     Starts ahead_;
-    std::size_t ahead_at_ = 0;
-    std::array<std::array<std::uint8_t, kMaxWords>, kFetched> lengths_{};  // of the positions fetched, a ring
+    struct Context {
+        std::uint64_t hash = 0;
+        int length = 0;  // 0: none
+    };
+    std::array<std::array<Context, kMaxWords>, kFetched> fetched_{};  // of the positions fetched, a ring
+    std::size_t fetched_to_ = 0;                                      // those before this one
     std::array<HintEntry*, 2 * kMaxWords> found_{};
-    std::array<std::uint64_t, kMaxWords> hash_{};
-    std::array<int, kMaxWords> length_{};
+    std::array<Context, kMaxWords> context_{};
     bool looked_ = false;
 };
 

@@ -35,8 +35,8 @@ class Chunks {
     // Make blocks [0, count) usable.
     void reserve(std::size_t count);
     void* at(std::uint32_t block) const { return chunks_[block >> shift_] + (std::size_t{block & mask_} << 6); }
-    // Blocks per chunk: a run of blocks that must lie together may not cross a multiple of it.
-    std::uint32_t span() const { return mask_ + 1; }
+    // Do the blocks from `first` to `last` lie side by side?
+    bool together(std::uint32_t first, std::uint32_t last) const { return first >> shift_ == last >> shift_; }
 
  private:
     int shift_;

@@ -1,0 +1,176 @@
+"""What does each expert bring?  Every expert alone, the default, the best stack and what it loses without each part.
+
+    python -m benches.experts --text ../shared/data/val_fineweb_head.jsonl.xz --limit-tokens 500000
+
+The model runs once; every stack is scored on the same recorded rows.  Intervals are 95 %, paired by document.  One
+target in 256, at random, is looked at with its whole row of every stage: ``worst_sum`` is max |1 - sum|, and the row's
+entry was the booked score bit for bit (else the run ends with an error).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benches.learners import PLAN
+from evalkit.cli.recipe import ASSETS, Recipe, RunSettings
+
+HERE = Path(__file__).resolve().parent
+CHUNK = 256
+"""Targets a chunk, of which one is looked at; scores of experts do not depend on it."""
+BEST = [part["name"] for part in tomllib.loads((HERE.parent / "recipes/experts.toml").read_text("utf-8"))["adapter"]]
+STACKS = {
+    "base": [],
+    "ppm (default)": ["ppm"],
+    "ppm, stream's counts alone": ["ppm:document=[]"],
+    "ppm, no entropy or argmax": ["ppm:side=false"],
+    "ppm, fixed concentrations": ["ppm:escape=dirichlet"],
+    "ppm, published c = 4": ["ppm:escape=dirichlet,c=4,min_count=2"],
+    "backoff": ["backoff"],
+    "match": ["match"],
+    "tilt": ["tilt"],
+    "tilt, published": ["tilt:beta=1.0,min_share=[0.7,0.7,0.7,0.6,0.6,0.6,0.5,0.5,0.5],min_count=[3,3,3,2,2,2,2,2,2]"],
+    "best_agree": ["best_agree"],
+    "best_agree, tokens alone": ["best_agree:words=[],document_words=[]"],
+    "hedge": ["hedge"],
+    "log_bias": ["log_bias"],
+    "temperature": ["temperature"],
+    "best": BEST,
+    **{f"best without {name}": [n for n in BEST if n != name] for name in BEST},
+    "best + tilt": [*BEST[:3], "tilt", *BEST[3:]],
+}
+
+
+class Recorded:
+    """The forward pass of one model, plan and text: run once, then read again by every stack."""
+
+    def __init__(self) -> None:
+        self.chunks: dict[int, list[tuple[int, int, Any]]] = {}
+
+    def forwards(
+        self, models: Sequence[Any], plan: Any, stream: Any, needs: Sequence[Any], info: Any, options: Any
+    ) -> list[Any]:
+        from evalkit.models.forward import Forward
+
+        self.own = Forward(models[-1], plan, stream.tokens, type(needs[-1])(), {}, options.batch_tokens)
+        return [Replay(self, needs[-1], info.groups)]
+
+
+class Replay:
+    """The recorded rows, with what one stack needs of each."""
+
+    def __init__(self, recorded: Recorded, needs: Any, groups: Any) -> None:
+        self.recorded, self.needs, self.groups = recorded, needs, groups
+
+    def batches(self, chunk: Any) -> Iterator[Any]:
+        from evalkit.models.forward import BatchRows
+
+        known = self.recorded.chunks
+        if chunk.lo not in known:
+            known[chunk.lo] = [(r.lo, r.hi, r.logits) for r in self.recorded.own.batches(chunk)]
+        for lo, hi, logits in known[chunk.lo]:
+            yield BatchRows(lo, hi, logits, self.needs, self.groups)
+
+
+def score_stack(parts: tuple[Any, Any], specs: list[str], plan: str, recorded: Recorded) -> Any:
+    from evalkit.adapters.registry import parse_adapter
+    from evalkit.plan import parse_plan
+    from evalkit.scoring.score import ScoreOptions, score
+
+    adapters, options = [parse_adapter(s) for s in specs], ScoreOptions(chunk_tokens=CHUNK)
+    return score(*parts, adapters, parse_plan(plan), options=options, forwards=recorded.forwards)
+
+
+def row(name: str, specs: list[str], result: Any, rival: Any, cpu: float) -> dict[str, Any]:
+    """Against the base, or for "best without X" and "best + X" against the best stack."""
+    from evalkit.scoring.statistics import paired_interval
+
+    delta = result.documents.nats[:, -1] - rival.documents.nats[:, -1]
+    interval = paired_interval(delta, result.documents.bytes.astype(np.float64))
+    return {
+        "name": name,
+        "adapters": specs,
+        "bpb": result.bpb,
+        "against": "best" if name.startswith("best ") else "base",
+        "delta_bpb": result.bpb - rival.bpb,
+        "ci95": list(interval) if interval else None,
+        "verdict": verdict(interval),
+        "stages": [{k: s[k] for k in ("adapter", "bpb", "delta_bpb", "ci95")} for s in result.run["stages"]],
+        "cpu_seconds_without_forward": round(cpu, 2),
+        "state_bytes": result.run["state_bytes"]["experts"],
+        "rows_summed": result.run["verdicts"]["sentinel"]["rows"],
+        "worst_sum": result.run["verdicts"]["sentinel"]["worst"],
+    }
+
+
+def verdict(interval: tuple[float, float] | None) -> str:
+    if interval is None or interval[0] <= 0.0 <= interval[1]:
+        return "cannot be told apart"
+    return "better" if interval[1] < 0.0 else "worse"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", nargs="+", default=[str(ASSETS / "sample.jsonl.xz")])
+    parser.add_argument("--checkpoint", default=None)
+    parser.add_argument("--limit-tokens", type=int, default=None)
+    parser.add_argument("--plan", default=PLAN)
+    parser.add_argument("--only", nargs="+", choices=list(STACKS), default=list(STACKS))
+    parser.add_argument("--stack", action="append", default=[], metavar="A + B", help="a further stack")
+    parser.add_argument("--out", default=str(HERE / "results" / "experts.json"))
+    args = parser.parse_args()
+
+    from evalkit.cli.session import open_parts
+
+    run = RunSettings(
+        checkpoint=args.checkpoint, text=args.text, limit_tokens=args.limit_tokens, threads=1, device="cpu"
+    )
+    model, stream, _, _ = open_parts(Recipe(run=run, adapters=[]))
+    stacks = {name: specs for name, specs in STACKS.items() if name in args.only or name == "base"}
+    stacks |= {text: [part.strip() for part in text.split(" + ")] for text in args.stack}
+    rows: list[dict[str, Any]] = []
+    recorded, base, best = Recorded(), None, None
+    for name, specs in stacks.items():
+        began = time.process_time()
+        result = score_stack((model, stream), specs, args.plan, recorded)
+        cpu = 0.0 if base is None else time.process_time() - began
+        base = base or result
+        best = result if name == "best" else best
+        rival = best if name.startswith("best ") and best is not None else base
+        rows.append(row(name, specs, result, rival, cpu))
+        _show(rows[-1])
+        _write(Path(args.out), args, rows, base)
+    return 0 if all(r["worst_sum"] <= 1e-12 for r in rows) else 1
+
+
+def _show(r: dict[str, Any]) -> None:
+    span = f"{r['ci95'][0]:+.5f} .. {r['ci95'][1]:+.5f}" if r["ci95"] else ""
+    print(f"{r['name']:28s} {r['bpb']:.5f} {r['delta_bpb']:+.5f}  {span:22s} {r['verdict']}", flush=True)
+
+
+def _write(path: Path, args: argparse.Namespace, rows: list[dict[str, Any]], base: Any) -> None:
+    content = {
+        "command": "python -m benches.experts " + " ".join(Path(a).name if "/" in a else a for a in sys.argv[1:]),
+        "plan": args.plan,
+        "totals": base.run["totals"],
+        "documents": base.run["documents"],
+        "environment": base.run["environment"],
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "rows": rows,
+        "do_not_help": [r["name"] for r in rows[1:] if r["against"] == "base" and r["verdict"] != "better"],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
