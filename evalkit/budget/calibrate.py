@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -46,21 +47,24 @@ def calibrate(
 ) -> Calibration:
     """Score a quarter of ``targets``, then ``targets`` (a twentieth of the stream, eight chunks at least).
 
-    Stops after ``at_most_seconds`` and fits what there is.  InputError when that is not a single chunk.
+    Stops after ``at_most_seconds`` and fits what there is.  InputError when that is not a single chunk.  The second run
+    keeps its files, in ``out`` or for a moment in a temporary folder: a journal that is forced to disk after every chunk
+    is two seconds in a hundred when chunks are short.
     """
     wanted = targets or max(round(SHARE * stream.n_targets), LEAST_CHUNKS * options.chunk_tokens)
     wanted = min(wanted, stream.n_targets)
     began = time.perf_counter()
     around = []
-    for share, kept in ((4, None), (1, out)):
-        watch, head = Watch(time.perf_counter), stream.head(max(wanted // share, min(wanted, plan.step)))
-        guard = Deadline(at_most_seconds / (share + 1) if share > 1 else at_most_seconds)
-        start = time.perf_counter()
-        result = score(
-            model, head, make_adapters(), plan, out=kept, options=replace(options, budget_seconds=None),
-            on_chunk=watch.chunk, guard=guard,
-        )  # fmt: skip
-        around.append((result.run["documents"], time.perf_counter() - start - result.run["seconds"]["wall"]))
+    with tempfile.TemporaryDirectory(prefix="evalkit-profile-") as scratch:
+        for share, kept in ((4, None), (1, out or scratch)):
+            watch, head = Watch(time.perf_counter), stream.head(max(wanted // share, min(wanted, plan.step)))
+            guard = Deadline(at_most_seconds / (share + 1) if share > 1 else at_most_seconds)
+            start = time.perf_counter()
+            result = score(
+                model, head, make_adapters(), plan, out=kept, options=replace(options, budget_seconds=None),
+                on_chunk=watch.chunk, guard=guard,
+            )  # fmt: skip
+            around.append((result.run["documents"], time.perf_counter() - start - result.run["seconds"]["wall"]))
     costs = watch.costs(result.spans)
     if not costs:
         raise InputError(
