@@ -1,6 +1,6 @@
 """What do bits cost?  A finished run's float weights on many grids: bytes, and BPB on held-out text of two kinds.
 
-    python -m benches.quantise --run runs/tiny-cpu --val val_mix.jsonl.xz [--part table|sweep|experiments|codecs]
+    python -m benches.quantise --run runs/tiny-cpu --val val_mix.jsonl.xz [--part ladder|table|sweep|experiments|codecs]
 
 Each part writes its rows into benches/results/quantise.json and leaves the others; the plot is drawn from all of them.
 Hessians come from training shards (or from text that the model wrote), never from the validation text, which is only
@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benches.quantise_parts import Bench, codecs, experiments, sweep, table
+from benches.quantise_parts import Bench, codecs, experiments, ladder, sweep, table
 from evalkit.errors import EvalkitError
 
 RESULT = Path(__file__).parent / "results" / "quantise.json"
-PARTS = {"table": table, "sweep": sweep, "experiments": experiments, "codecs": codecs}
+PARTS = {"ladder": ladder, "table": table, "sweep": sweep, "experiments": experiments, "codecs": codecs}
 
 
 def main(argv: list[str] | None = None) -> int:

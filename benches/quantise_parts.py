@@ -186,6 +186,30 @@ def sweep(bench: Bench) -> list[dict[str, Any]]:
     return rows
 
 
+def ladder(bench: Bench) -> list[dict[str, Any]]:
+    """From fine to coarse: nearest, GPTQ as published, with a damped embedding, and with its rank-1 correction."""
+    rows = []
+    for matrix_k, embed_k in ((6.4, 6.4), (8.0, 12.0), (12.85, 20.0), (18.0, 28.0)):
+        export = Export(matrix_bits=6, matrix_k=matrix_k, embed_bits=8, embed_k=embed_k)
+        published = msgspec.structs.replace(export, embed_damp=0.01)
+        ways = {"nearest": bench.grids(export, None), "gptq": bench.grids(published, bench.inputs)}
+        ways["gptq, embedding damped 0.1"] = bench.grids(export, bench.inputs)
+        for what, grids in ways.items():
+            row = {"matrix_k": matrix_k, "embed_k": embed_k, "what": what, "bytes": coded_bytes(grids)}
+            rows.append(say(row | {"gap_bpb": bench.gaps(values(grids))}))
+        last = ways["gptq, embedding damped 0.1"]
+        table = values(last)["embed.weight"]
+        pair = lqer.correction(bench.weights["embed.weight"] - table, 1)
+        row = {
+            "matrix_k": matrix_k,
+            "embed_k": embed_k,
+            "what": "gptq, damped, rank 1",
+            "bytes": coded_bytes(last) + pair.bytes,
+        }
+        rows.append(say(row | {"gap_bpb": bench.gaps(values(last) | {"embed.weight": table + pair.dense()})}))
+    return rows
+
+
 def codecs(bench: Bench) -> list[dict[str, Any]]:
     """The same symbols (int6, k 12.85, GPTQ; embedding int8, k 20), one byte each, through byte codecs."""
     grids = bench.grids(Export(**FIELD), bench.inputs)
