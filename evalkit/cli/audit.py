@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     if args.target is None:
         return _provenance(args)
+    _alone(args)
     if args.target.lower() == "zoo:all":
         return _whole_zoo(args)
     from evalkit.legality.scorer import ScorerFault
@@ -89,6 +90,13 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--memory-gb must be 0 (no limit) or more, got {args.memory_gb:g}")
     if args.seed < 0:
         raise InputError(f"--seed must be 0 or more, got {args.seed}")
+
+
+def _alone(args: argparse.Namespace) -> None:
+    for flag in ("train_manifest", "val_manifest", "artifact", "build"):
+        if getattr(args, flag):
+            name = flag.replace("_", "-")
+            raise InputError(f"--{name} asks where text came from, without a TARGET; leave out '{args.target}'")
 
 
 def _provenance(args: argparse.Namespace) -> int:

@@ -65,7 +65,7 @@ def _causal(lab: Lab) -> Result:
     probes = len(lab.cuts)
     worst = max((c.moved for c in lab.cuts), default=None)
     result = Result(status="ok" if probes else "not-tested", probes=probes, worst=worst, unit="nats")
-    result.detail = f"{sum(c.tested for c in lab.cuts)} pairs of a position and a changed future"
+    result.detail = f"{sum(c.tested for c in lab.cuts):,} pairs of a position and a changed future"
     return _broken(lab, "causal", result)
 
 

@@ -18,6 +18,7 @@ td,th{text-align:left;padding:.25rem .6rem;border-bottom:1px solid #d8dee4;verti
 .ok{color:#1a7f37}.violated,.violation{color:#cf222e;font-weight:600}.warning,.inconclusive{color:#9a6700}
 .not-tested{color:#6e7781}.legal{color:#1a7f37;font-weight:600}
 pre{background:#f6f8fa;padding:.6rem;overflow-x:auto;white-space:pre-wrap;word-break:break-all}
+.results td:nth-child(-n+4),.results th{white-space:nowrap}
 svg{width:100%;height:auto;background:#fafbfc;border:1px solid #d8dee4}svg text{font:11px system-ui,sans-serif;fill:#57606a}
 figcaption{color:#57606a;font-size:.9rem}figure{margin:0 0 1.2rem}
 @media(prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}pre,svg{background:#161b22}
@@ -56,6 +57,10 @@ def _text(value: Any) -> str:
     return html.escape(str(value))
 
 
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def _track(verdict: Verdict) -> str:
     if not verdict.track:
         return ""
@@ -72,7 +77,7 @@ def _results(verdict: Verdict) -> str:
             f"<td>{_text(r.detail)}</td></tr>"
         )
     head = "<tr><th>law or ledger</th><th>status</th><th>probes</th><th>worst</th><th>what was seen</th></tr>"
-    return f"<table>{head}{''.join(rows)}</table>"
+    return f"<table class='results'>{head}{''.join(rows)}</table>"
 
 
 def _checks(verdict: Verdict) -> str:
@@ -138,7 +143,8 @@ def _forks(forks: list[Any]) -> str:
     labels = f"<text x='8' y='{line + 4:.1f}'>Z = 1</text><text x='8' y='14'>{top:.3g}</text>"
     labels += f"<text x='8' y='{HEIGHT - BOTTOM}'>{low:.3g}</text>"
     caption = (
-        f"{len(forks)} forks by place in their stream; above the line is a violation. Pale: stopped early, or a subset."
+        f"{_count(len(forks), 'fork')} by place in the stream; above the line is a violation. Pale: stopped early, or a "
+        "subset."
     )
     return _figure(rule + dots + labels, caption)
 
@@ -156,8 +162,12 @@ def _cuts(cuts: list[Any]) -> str:
             f"<circle cx='{_x(at):.1f}' cy='{y(level):.1f}' r='2.5' fill='{colour}'><title>{_text(c['kind'])} from {c['cut']} of "
             f"{c['length']}: {c['moved']:.3g} nats at {c['position']}</title></circle>"
         )
-    ticks = "".join(f"<text x='8' y='{y(k) + 4:.1f}'>1e{k}</text>" for k in (-16, -12, -8, -4, 0))
-    caption = f"{len(cuts)} replays by where the future was changed; height: the largest move of a score before that place, nats."
+    ticks = "".join(f"<text x='8' y='{y(k) + 4:.1f}'>1e{k}</text>" for k in (-12, -8, -4, 0))
+    ticks += f"<text x='8' y='{y(-16) + 4:.1f}'>none</text>"
+    caption = (
+        f"{_count(len(cuts), 'replay')} by where the future was changed; height: the largest move of a score before that "
+        "place, nats.  At the bottom: no score moved."
+    )
     return _figure(marks + ticks, caption)
 
 
@@ -182,6 +192,7 @@ def _power(verdict: Verdict) -> str:
     rows = "".join(
         f"<tr><td>{_text(name)}</td><td>{row['forks']}</td><td>{row['gate_fraction']:.1%}</td></tr>"
         for name, row in power["strata"].items()
+        if name != "latin"
     )
     causal, latin = verdict.power["causal"], verdict.power.get("latin") or {}
     behind = (

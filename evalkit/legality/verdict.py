@@ -101,6 +101,7 @@ def from_checks(checks: list[Check], target: str, ruleset: str, severity: str) -
     verdict.ledgers = {"provenance": result}
     verdict.verdict = {"violated": "violation", "not-tested": "inconclusive"}.get(result.status, "legal")
     verdict.reason = result.detail
+    verdict.notes = ["no scorer was given, so no law was tested: this says only where text and artifact came from"]
     return verdict
 
 

@@ -94,6 +94,7 @@ def test_a_stranger_in_its_own_process(capsys: pytest.CaptureFixture[str]) -> No
         (("zoo:A4", "--reproduce", "nowhere.json"), "neither a probe nor a verdict"),
         (("zoo:A4", "--reproduce", '{"test":"mass","tokens":[1],"subset":[1],"world":"moon"}'), "no world 'moon'"),
         ((), "give a TARGET"),
+        (("zoo:A4", "--artifact", "a.bin"), "--artifact asks where text came from"),
     ],
 )
 def test_wrong_input_is_one_sentence(arguments: tuple[str, ...], word: str, capsys: pytest.CaptureFixture[str]) -> None:

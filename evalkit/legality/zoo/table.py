@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import shlex
 import sys
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from evalkit.legality.effort import QUICK, Effort
@@ -85,7 +90,14 @@ def totals(rows: list[Row]) -> Row:
 
 
 def to_json(rows: list[Row]) -> str:
-    return json.dumps({"schema": 1, "totals": totals(rows), "rows": rows}, indent=1)
+    return json.dumps({"schema": 1, "totals": totals(rows), "environment": made_on(), "rows": rows}, indent=1)
+
+
+def made_on() -> Row:
+    """Machine, versions and command line, for a figure that somebody may want to make again."""
+    versions = {name: version(name) for name in ("evalkit", "numpy", "torch")}
+    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    return {**machine, **versions, "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}
 
 
 def print_table(rows: list[Row]) -> None:
