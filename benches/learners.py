@@ -27,7 +27,7 @@ from evalkit.settings import split_spec
 
 HERE = Path(__file__).resolve().parent
 PLAN = "banded:window=512,block=256,segment=0"
-ROWS = ["match", "hedge", "log_bias", "temperature"]
+EXPERTS = ["ppm", "match", "hedge", "log_bias", "temperature"]
 STACKS = {
     "base": [],
     "full_ttt": ["full_ttt"],
@@ -40,12 +40,9 @@ STACKS = {
     "slot, chunks of 256": ["slot:chunk=256"],
     "slot, AdamW steps": ["slot:form=steps,scope=[document],delta=0.01,bias=0.03,context=2048"],
     "ppm": ["ppm"],
-    "muon_ttt + slot": ["muon_ttt", "slot"],
     "slot + ppm": ["slot:chunk=256", "ppm"],
-    "muon_ttt + slot + ppm": ["muon_ttt", "slot:chunk=256", "ppm"],
-    "experts": ["ppm", *ROWS],
-    "slot + experts": ["slot:chunk=256", "ppm", *ROWS],
-    "muon_ttt + slot + experts": ["muon_ttt", "slot:chunk=256", "ppm", *ROWS],
+    "experts": EXPERTS,
+    "muon_ttt + experts": ["muon_ttt", *EXPERTS],
 }
 
 
