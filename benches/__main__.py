@@ -10,11 +10,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SLOW = {
     "ablation",
+    "artifact_fuzz",
     "audit_unseen",
     "chaos",
     "worldsize",
     "forecast",
     "learners",
+    "quantise",
     "audit_learners",
     "experts",
     "fuzz",
