@@ -72,7 +72,8 @@ def main() -> int:
             base = base or run
             rows.append(compare(out, ranks, run, first, base))
             print(json.dumps(rows[-1]), flush=True)
-            report = {"flags": flags, "targets": own.targets, "environment": base["environment"], "rows": rows}
+            words = [Path(f).name if "/" in f else f for f in flags]
+            report = {"flags": words, "targets": own.targets, "environment": base["environment"], "rows": rows}
             RESULTS.mkdir(exist_ok=True)
             (RESULTS / f"{own.name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0 if all(r["same_totals"] and r["same_documents"] and r["same_scores"] for r in rows) else 1
