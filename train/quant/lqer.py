@@ -2,8 +2,8 @@
 
 E = W - Wq is cut to its first ``rank`` singular pairs; both factors are stored as int8 with one float16 step per pair.
 
-One pair on the tied embedding pays: GPTQ piles the error up in the direction that the head's inputs do not have (first
-singular value 14.6, second 4.8, the rest 1.4 on the bundled run), and looking a row up reads it all the same.
+One pair on the tied embedding pays (benches/results/quantise.json, "ladder"): GPTQ moves the error out of the head's
+sight, most of it into one direction, and looking a row up reads that direction all the same.
 """
 
 from __future__ import annotations
