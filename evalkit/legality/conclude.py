@@ -186,7 +186,7 @@ def _power(lab: Lab) -> dict[str, Any]:
             "full_forks": strata.get("latin", 0),
             "mean": float(np.mean(lab.columns)) if lab.columns else None,
             "contexts": len(lab.contexts),
-            "of": lab.vocab_size,
+            "of": lab.contexts_of,
         },
         "causal": {
             "replays": len(lab.cuts),

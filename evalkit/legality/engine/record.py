@@ -94,7 +94,13 @@ def _stages(table: DocumentTable, run: dict[str, Any]) -> Check:
     if len(said) != table.nats.shape[1] - 1:
         what = f"run.json lists {len(said)} stages after the model, the journal books {table.nats.shape[1] - 1}"
         return check("P7", "stages", "violated", what, "record")
-    return check("P7", "stages", "ok", f"{len(said)} stages agree with the journal, intervals too", "record")
+    return check(
+        "P7",
+        "stages",
+        "ok",
+        f"stages {[s.get('adapter') for s in said]} agree with the journal, intervals too",
+        "record",
+    )
 
 
 def kept_scores(folder: Path, stages: int) -> Float64:

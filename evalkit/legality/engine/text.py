@@ -71,3 +71,4 @@ def merge(into: Lab, other: Lab, world: str) -> None:
     into.screens += other.screens
     into.columns += other.columns
     into.contexts |= other.contexts
+    into.contexts_of = max(into.contexts_of, other.contexts_of)

@@ -72,6 +72,8 @@ class Lab:
     """Estimates of Z at the free columns of Latin designs."""
     contexts: set[int] = field(default_factory=set)
     """Tokens behind which Z was estimated that way."""
+    contexts_of: int = 0
+    """Size of the vocabulary that the designs were made of (a toy world's is its own)."""
     screens: int = 0
     """Positions at which Z was estimated from a few tokens."""
     withheld: bool = False

@@ -68,6 +68,7 @@ def sweep(lab: Lab) -> None:
     z = np.exp(np.minimum(scores[:, made.free], 50.0)).sum(axis=0)
     lab.columns += z.tolist()
     lab.contexts.update(made.streams[0, made.free - 1].tolist())
+    lab.contexts_of = lab.vocab_size
     for column, short in suspects(made, z, lab.effort.contexts):
         if lab.late() or lab.found("normalised", "mass"):
             break
