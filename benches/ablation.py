@@ -29,48 +29,48 @@ BASE = (
     "run.checkpoint_every=100000", "optim.muon_lr=0.03", "optim.embed_lr=0.03", "optim.momentum_steps=100",
     "optim.warmdown=0.75", "optim.floor=0.05", "optim.ema=0.0",
 )  # fmt: skip
-ROWS: dict[str, tuple[str, ...]] = {
+ROWS: dict[str, tuple[str, ...]] = {  # most telling first: a bench that is cut short keeps these
     "base": (),
-    "a kv head for each query head": ("model.kv_heads=2",),
-    "rotate all 64 dims": ("model.rope_dims=64",),
-    "no q/k norm": ("model.qk_norm=false", "model.qk_gain=1.0"),
-    "q gain 1": ("model.qk_gain=1.0",),
-    "q gain 5": ("model.qk_gain=5.0",),
-    "relu^2 for leaky(0.5)^2": ("model.mlp_slope=0.0",),
     "no XSA": ("model.xsa=false",),
-    "XSA on the last 2 only": ("model.xsa_last=2",),
-    "no layer-norm scale": ("model.norm_scale=false",),
-    "no residual mix": ("model.resid_mix=false",),
-    "residual lambdas": ("model.resid_lambdas=true",),
     "no value residual": ("model.value_residual=false",),
-    "no smear gate": ("model.smear=false",),
     "no head gate": ("model.head_gate=false",),
-    "untied head": ("model.tied=false",),
-    "no softcap": ("model.cap_logits=false",),
+    "no smear gate": ("model.smear=false",),
     "U-Net skips": ("model.unet=true",),
-    "two lanes from layer 2": ("model.parallel=lanes", "model.parallel_from=2"),
-    "side by side from layer 2": ("model.parallel=sum", "model.parallel_from=2"),
     "layers 1-2 twice, from 0.35": ("model.loop_first=1", "model.loop_last=2", "model.loop_passes=2"),
-    "value embeddings, last 2": ("model.value_embeds=2", "model.value_embed_dim=64"),
-    "BigramHash 2048 x 64": ("model.bigram_buckets=2048",),
-    "skip-gram hash 2048 x 64": ("model.skipgram_buckets=2048",),
-    "EngramLite 4 x 2048 x 32": ("model.engram_buckets=2048",),
-    "Muon's own triple": ("optim.newton=quintic",),
-    "Turbo-Muon, 4 steps": ("optim.newton=turbo",),
+    "two lanes from layer 2": ("model.parallel=lanes", "model.parallel_from=2"),
     "no row norm (MuonEq-R)": ("optim.row_norm=false",),
     "NorMuon 0.95 for row norm": ("optim.row_norm=false", "optim.normuon=0.95"),
+    "EMA 0.95": ("optim.ema=0.95",),
+    "BigramHash 2048 x 64": ("model.bigram_buckets=2048",),
+    "EngramLite 4 x 2048 x 32": ("model.engram_buckets=2048",),
+    "no layer-norm scale": ("model.norm_scale=false",),
+    "relu^2 for leaky(0.5)^2": ("model.mlp_slope=0.0",),
+    "q gain 5": ("model.qk_gain=5.0",),
+    "late QAT, straight through": ("loss.qat=ste", "loss.qat_k=12.85"),
+    "complementary 0.5": ("loss.complementary=0.5",),
+    "token after next 0.2": ("loss.mtp=0.2",),
+    "Turbo-Muon, 4 steps": ("optim.newton=turbo",),
+    "Muon's own triple": ("optim.newton=quintic",),
+    "rotate all 64 dims": ("model.rope_dims=64",),
+    "no residual mix": ("model.resid_mix=false",),
+    "no softcap": ("model.cap_logits=false",),
+    "untied head": ("model.tied=false",),
+    "side by side from layer 2": ("model.parallel=sum", "model.parallel_from=2"),
+    "value embeddings, last 2": ("model.value_embeds=2", "model.value_embed_dim=64"),
+    "a kv head for each query head": ("model.kv_heads=2",),
+    "no q/k norm": ("model.qk_norm=false", "model.qk_gain=1.0"),
+    "q gain 1": ("model.qk_gain=1.0",),
+    "XSA on the last 2 only": ("model.xsa_last=2",),
+    "residual lambdas": ("model.resid_lambdas=true",),
+    "skip-gram hash 2048 x 64": ("model.skipgram_buckets=2048",),
     "cautious decay": ("optim.cautious=true",),
     "no weight decay": ("optim.muon_weight_decay=0.0",),
     "weight decay tapered to 0.5": ("optim.decay_taper=0.5",),
     "late layers at half the rate": ("optim.muon_lr_late=0.015",),
     "momentum back in 30 steps": ("optim.momentum_down_steps=30",),
-    "EMA 0.95": ("optim.ema=0.95",),
     "SWA from 0.8": ("optim.swa_from=0.8", "optim.swa_every=5"),
     "LAWA of 5": ("optim.lawa_keep=5", "optim.lawa_every=10"),
-    "complementary 0.5": ("loss.complementary=0.5",),
     "CROWN-Q 1.0": ("loss.crown_q=1.0",),
-    "token after next 0.2": ("loss.mtp=0.2",),
-    "late QAT, straight through": ("loss.qat=ste", "loss.qat_k=12.85"),
     "late QAT, soft rounding": ("loss.qat=soft", "loss.qat_k=12.85", "loss.qat_sharpening_steps=40"),
 }
 
@@ -143,14 +143,16 @@ def work_on(share: str, seeds: int, work: Path, seconds: float) -> None:
             print(f"{row:<32} seed {seed}  {found['bpb']:.4f}  {found['cpu_seconds_per_step']:.3f} s", flush=True)
 
 
-def verdict(name: str, delta: float, noise: float, cost: float) -> str:
-    """Beyond two standard deviations of the base it counts; a gain must also be worth its time."""
+def verdict(name: str, delta: float, noise: float) -> str:
+    """Beyond two standard deviations of the base it counts; a row that begins with "no" takes something away."""
     if name == "base":
         return "base"
     if abs(delta) <= 2 * noise:
-        return "within noise"
-    better = "better" if delta < 0 else "worse"
-    return f"{better}, at {cost:.2f} of the time"
+        return "within noise: stays as it is"
+    removes = name.startswith("no ")
+    if delta > 0:
+        return "worse: keep what it takes away" if removes else "worse: leave it off"
+    return "better without" if removes else "better: try it on the full recipe"
 
 
 def gather(work: Path) -> dict[str, Any]:
@@ -178,15 +180,16 @@ def gather(work: Path) -> dict[str, Any]:
                 "time_ratio": cost,
                 "extra_parameters": mine[0]["parameters"] - next(iter(base.values()))["parameters"],
                 "extra_bytes": mine[0]["artifact_bytes"] - next(iter(base.values()))["artifact_bytes"],
-                "reading": verdict(name, statistics.mean(deltas), noise, cost),
+                "reading": verdict(name, statistics.mean(deltas), noise),
             }
         )
     return {
         "noise_bpb": noise,
-        "noise_from": f"standard deviation of the base over {len(base)} seeds; a paired difference has about the same",
+        "noise_from": f"standard deviation of the base over {len(base)} seeds; a difference of one seed has up to sqrt 2 of it",
         "base": {"overrides": list(BASE), "recipe": "tiny-cpu", "steps": STEPS, "tokens_per_step": TOKENS},
         "base_int6_gap": statistics.mean(r["bpb_int6"] - r["bpb"] for r in base.values()),
         "rows": rows,
+        "not_run": [name for name in ROWS if name not in {r["row"] for r in rows}],
     }
 
 
