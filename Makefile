@@ -3,9 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TESTS ?= tests
 NATIVE_SOURCES := $(shell find csrc/core csrc/bind -name '*.cpp' -o -name '*.hpp' 2>/dev/null)
 
 export OMP_WAIT_POLICY ?= PASSIVE
+
+# EVALKIT_SANITIZE=address,undefined make test: the native module and the C++ tests under the sanitizers.  Their runtimes
+# must be there before Python's own code, and libstdc++ with them, or exceptions cannot be caught.
+ifneq ($(EVALKIT_SANITIZE),)
+export EVALKIT_SANITIZE
+STAMP := $(VENV)/.installed-sanitized
+TESTS := tests/native tests/laws/test_hints.py tests/laws/test_mixers.py tests/laws/test_expert_ppm.py
+RUNTIME = $(foreach lib,libasan.so libubsan.so libstdc++.so.6,$(shell $(or $(CXX),g++) -print-file-name=$(lib)))
+UNDER := env LD_PRELOAD="$(RUNTIME)" ASAN_OPTIONS=detect_leaks=0
+endif
 
 .PHONY: demo test bench fuzz lint clean dist
 
@@ -17,6 +28,7 @@ $(BIN)/python:
 $(STAMP): $(BIN)/python pyproject.toml setup.py constraints.txt $(NATIVE_SOURCES)
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt setuptools wheel pybind11 cython
+	rm -f evalkit/_native*.so $(VENV)/.installed*
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $(STAMP)
 
@@ -24,7 +36,7 @@ demo: $(STAMP)
 	$(BIN)/evalkit eval --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
+	$(UNDER) $(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ import pytest
 from evalkit.scoring import loop as loop_module
 from evalkit.scoring.journal import read_journal
 
+FULL_STACK = ("ppm", "match", "best_agree", "tilt", "hedge", "backoff", "log_bias", "temperature")
 PLANS = ("disjoint:seq_len=32", "sliding:seq_len=48,stride=16", "banded:window=40,block=64,segment=128")
 
 
@@ -29,9 +30,10 @@ def long_text(tmp_path: Path) -> Path:
     return path
 
 
-def flags(checkpoint: Path, text: Path, plan: str, out: Path) -> list[str]:
+def flags(checkpoint: Path, text: Path, plan: str, out: Path, stack: tuple[str, ...] = ("ppm",)) -> list[str]:
     common = ["--checkpoint", str(checkpoint), "--text", str(text), "--tokenizer", "byte", "--plan", plan]
-    return ["eval", *common, "--chunk-tokens", "256", "--adapter", "ppm", "--threads", "1", "--out", str(out)]
+    adapters = [word for name in stack for word in ("--adapter", name)]
+    return ["eval", *common, "--chunk-tokens", "256", *adapters, "--threads", "1", "--out", str(out)]
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -65,29 +67,28 @@ def test_a_run_cut_at_any_chunk_resumes_with_the_same_bits(
 
 
 @pytest.mark.slow
-def test_kill_9_and_again(checkpoint: Path, long_text: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "evalkit"]
-    whole = subprocess.run(
-        [*command, *flags(checkpoint, long_text, PLANS[1], tmp_path / "whole")], capture_output=True, check=True
-    )
-    assert b"base" in whole.stdout
-    total = json.loads((tmp_path / "whole" / "run.json").read_text())["totals"]
-    chunks = len(read_journal(tmp_path / "whole" / "journal.jsonl")[1])
-    out = tmp_path / "killed"
-    for share in (0.3, 0.6, 0.9):
-        process = subprocess.Popen(
-            [*command, *flags(checkpoint, long_text, PLANS[1], out)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+@pytest.mark.parametrize(("stack", "shares"), [(("ppm",), (0.3, 0.6, 0.9)), (FULL_STACK, (0.5,))])
+def test_kill_9_and_again(
+    checkpoint: Path, long_text: Path, tmp_path: Path, stack: tuple[str, ...], shares: tuple[float, ...]
+) -> None:
+    def command(out: Path) -> list[str]:
+        return [sys.executable, "-m", "evalkit", *flags(checkpoint, long_text, PLANS[1], out, stack)]
+
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    assert b"base" in subprocess.run(command(whole), capture_output=True, check=True).stdout
+    total = json.loads((whole / "run.json").read_text())["totals"]
+    chunks = len(read_journal(whole / "journal.jsonl")[1])
+    for share in shares:
+        process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _wait_for_lines(out / "journal.jsonl", 1 + int(share * chunks), process)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    again = subprocess.run([*command, *flags(checkpoint, long_text, PLANS[1], out)], capture_output=True, check=True)
-    assert b"+ ppm" in again.stdout
+    again = subprocess.run(command(out), capture_output=True, check=True)
+    assert f"+ {stack[-1]}".encode() in again.stdout
     run = json.loads((out / "run.json").read_text())
     assert run["totals"] == total
-    assert run["resumed_chunks"] >= int(0.9 * chunks) - 1
+    assert run["resumed_chunks"] >= int(shares[-1] * chunks) - 1
+    assert (out / "scores.f64").read_bytes() == (whole / "scores.f64").read_bytes()
 
 
 def _wait_for_lines(path: Path, lines: int, process: subprocess.Popen[bytes]) -> None:

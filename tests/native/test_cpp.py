@@ -16,6 +16,8 @@ SANITIZE = os.environ.get("EVALKIT_SANITIZE", "")
 FLAGS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"]
 if SANITIZE:
     FLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g"]
+PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+"""Compiler and programs bring what they need: a preloaded sanitizer is for Python."""
 
 pytestmark = [
     pytest.mark.xdist_group("cpp"),
@@ -25,7 +27,7 @@ pytestmark = [
 
 def compile_one(source: Path, target: Path) -> None:
     assert COMPILER is not None
-    subprocess.run([COMPILER, *FLAGS, "-c", str(source), "-o", str(target)], check=True)
+    subprocess.run([COMPILER, *FLAGS, "-c", str(source), "-o", str(target)], check=True, env=PLAIN)
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +46,6 @@ def test_cpp(name: str, core: list[str], tmp_path: Path) -> None:
     assert COMPILER is not None
     program = tmp_path / name
     main = str(CSRC / "tests" / f"{name}.cpp")
-    subprocess.run([COMPILER, *FLAGS, main, *core, "-o", str(program)], check=True)
-    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    subprocess.run([COMPILER, *FLAGS, main, *core, "-o", str(program)], check=True, env=PLAIN)
+    done = subprocess.run([program], capture_output=True, text=True, check=False, env=PLAIN)
     assert done.returncode == 0, done.stderr
