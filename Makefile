@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TESTS ?= tests
-NATIVE_SOURCES := $(shell find csrc/core csrc/bind -name '*.cpp' -o -name '*.hpp' 2>/dev/null)
+NATIVE_SOURCES := $(shell find csrc/core csrc/bind -name '*.cpp' -o -name '*.hpp' 2>/dev/null) $(wildcard train/data/*.pyx)
 
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -56,4 +56,4 @@ dist: $(STAMP)
 	$(BIN)/python -m build --no-isolation
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info evalkit/_native*.so .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info evalkit/_native*.so train/data/_gather*.so train/data/_gather.c .pytest_cache .hypothesis .ruff_cache

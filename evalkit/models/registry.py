@@ -31,6 +31,17 @@ def _import(target: str) -> Any:
         raise InputError(f"cannot import '{target}': {fault}") from None
 
 
+def _door(target: str) -> Any:
+    """A door by ``module:Class``.  InputError when what is there cannot open anything."""
+    door = _import(target)
+    if not callable(getattr(door, "load", None)):
+        raise InputError(
+            f"checkpoint {target}: it has no load(path, *, device=...); give a class with sniff(path) and load, whose "
+            "result has logits(ids)"
+        )
+    return door
+
+
 def open_checkpoint(spec: str | Path | None, *, device: str = "cpu") -> Any:
     """``FILE[:key=value,...]``, ``module:Class[:key=value]``, ``hf:ORG/NAME`` or None (the bundled one) -> Model."""
     require_torch()
@@ -41,7 +52,7 @@ def open_checkpoint(spec: str | Path | None, *, device: str = "cpu") -> Any:
         return _import(BUILT_IN["hf"]).load(name, device=device, **options)
     path = Path(name).expanduser()
     if not path.exists() and ":" in name and not name.startswith(("/", ".")):
-        return _import(name).load(path, device=device, **options)
+        return _door(name).load(path, device=device, **options)
     if not path.exists():
         raise InputError(f"checkpoint {name}: no such file; run 'evalkit doctor' to see the bundled one")
     return door_for(path).load(path, device=device, **options)

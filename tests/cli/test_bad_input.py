@@ -29,7 +29,7 @@ def shard(path: Path, ids: list[int], magic: int = 20240520, count: int | None =
 
 @pytest.fixture
 def score(evalkit, checkpoint: Path, text: Path):
-    def run(*arguments: object, text_file: Path | None = None, model: Path | None = None):
+    def run(*arguments: object, text_file: Path | None = None, model: Path | str | None = None):
         common = ("--tokenizer", "byte", "--plan", "disjoint:seq_len=64")
         return evalkit("eval", "--checkpoint", model or checkpoint, "--text", text_file or text, *common, *arguments)
 
@@ -86,6 +86,11 @@ def test_nan_weights_are_refused(score, checkpoint: Path, tmp_path: Path) -> Non
     state["blocks.1.mlp.fc.weight"][3, 4] = float("nan")
     torch.save(state, tmp_path / "nan.pt")
     refused(score(model=tmp_path / "nan.pt"), "blocks.1.mlp.fc.weight", "NaN")
+
+
+def test_a_class_that_opens_nothing(score) -> None:
+    refused(score(model="json:JSONDecoder"), "json:JSONDecoder", "it has no load(path, *, device=...)")
+    refused(score(model="json:Nope"), "cannot import 'json:Nope'")
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(score, tmp_path: Path) -> None:
