@@ -60,11 +60,14 @@ class LaneModel(SplitModel):
 
     def logits(self, ids: Tensor) -> Tensor:
         raise InputError(
-            f"{self.owner}: lanes={self.lanes} runs in one process; give lanes=0 to share a run over ranks"
+            f"{self.owner}: lanes={self.lanes} is scored by 'evalkit eval' in one process only; give lanes=0 for ranks, "
+            "audits and certificates"
         )
 
     def hidden(self, ids: Tensor) -> Tensor:
-        raise InputError(f"{self.owner}: with lanes={self.lanes} it must be the last learner of the stack")
+        raise InputError(
+            f"{self.owner}: with lanes={self.lanes} it must be the last learner of the stack; or give lanes=0"
+        )
 
     def add(self, name: str) -> None:
         """Put a bank of low-rank terms on the linear layer ``name``."""

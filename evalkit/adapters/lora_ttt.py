@@ -128,6 +128,11 @@ class LoraTtt(ChunkLearner):
         s, owner = self.settings, f"adapter {self.name}"
         if self.ranks.size > 1:
             raise InputError(f"{owner}: lanes={s.lanes} runs in one process, here are {self.ranks.size}; give lanes=0")
+        if hasattr(model, "place"):  # another learner's model, which wants to know where its windows lie
+            raise InputError(
+                f"{owner}: lanes={s.lanes} cannot stand behind a learner with a state per document (slot, another lora_ttt); "
+                "give lanes=0, or drop one of them"
+            )
         lanes = LaneModel(sharing_copy(model), owner, s)
         for name in find_targets(lanes.module, s.targets, model.vocab_size, owner):
             lanes.add(name)

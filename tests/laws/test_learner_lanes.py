@@ -134,6 +134,13 @@ def test_what_lanes_cannot_do_is_one_sentence(more: str, sentence: str, tmp_path
         run(2, tmp_path / "r", more=more)
 
 
+@pytest.mark.parametrize("first", ["slot", "lora_ttt:reset=document,chunk=64"])
+def test_lanes_behind_another_document_state_are_one_sentence(first: str, tmp_path: Path) -> None:
+    stack = adapters_of(f"{first} + {SPEC},lanes=2")
+    with pytest.raises(InputError, match="lanes=2 cannot stand behind a learner with a state per document"):
+        score(tiny_model(), tiny_stream(tmp_path), stack, parse_plan(PLAN))
+
+
 def test_lanes_need_their_plan_and_stop_when_they_diverge(tmp_path: Path) -> None:
     stream = tiny_stream(tmp_path)
     with pytest.raises(InputError, match="scores across them; give --plan document"):
