@@ -1,6 +1,6 @@
 """What is each switch of the base model worth?  One small model, a fixed number of tokens, one switch at a time.
 
-    python -m benches.ablation --data ../shared/data/train.jsonl.xz --work /tmp/ablation --seeds 2
+    python -m benches.ablation --data train.jsonl.xz --work DIR --seeds 2
 
 Every row trains the base with one change and scores the same held-out training text; a seed fixes start and order of the
 text.  "bpb" is of the float weights, "bpb_int6" after rounding to the nearest of 6 bits (k = 12.85; embedding 8 bits,

@@ -1,6 +1,6 @@
 """What does each expert bring?  Every expert alone, the default, the best stack and what it loses without each part.
 
-    python -m benches.experts --text ../shared/data/val_fineweb_head.jsonl.xz --limit-tokens 500000
+    python -m benches.experts --text val_fineweb_head.jsonl.xz --limit-tokens 500000
 
 The model runs once; every stack is scored on the same recorded rows.  Intervals are 95 %, paired by document.  One
 target in 256, at random, is looked at with its whole row of every stage: ``worst_sum`` is max |1 - sum|, and the row's

@@ -1,6 +1,6 @@
 """What does each learner bring, and at what cost?  Every learner alone and the best stack, on held-out text.
 
-    python -m benches.learners --text ../shared/data/val_fineweb_head.jsonl.xz --limit-tokens 360000
+    python -m benches.learners --text val_fineweb_head.jsonl.xz --limit-tokens 360000
 
 Every row is scored on the same targets with the same windows as the base; the interval is paired by document.  CPU
 seconds are those of this process on one thread, so that another job on the machine does not show in them.
