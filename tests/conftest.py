@@ -85,3 +85,19 @@ def train_miniature(**settings: Any) -> bytes:
 def miniature() -> Callable[[str], bytes]:
     """Serialised miniature SentencePiece models by name (keys of MINIATURES), trained once a session."""
     return functools.cache(lambda name: train_miniature(**MINIATURES[name]))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random baseline GPT over the 260 ids of the byte tokenizer."""
+    import torch
+
+    from evalkit.models.golf import GolfGPT, GolfOptions
+
+    torch.manual_seed(0)
+    shape = {"vocab": 260, "width": 32, "layers": 2, "heads": 2, "kv_heads": 1, "hidden": 48}
+    model = GolfGPT(shape, GolfOptions(), tied=True)
+    torch.nn.init.normal_(model.tok_emb.weight, std=0.3)
+    path = tmp_path_factory.mktemp("model") / "random.pt"
+    torch.save(model.state_dict(), path)
+    return path

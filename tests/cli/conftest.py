@@ -1,4 +1,4 @@
-"""A checkpoint of a few thousand weights and a text to score, for tests that act as a user."""
+"""What does a test need that acts as a user?  A text to score, and a call of the command line."""
 
 from __future__ import annotations
 
@@ -10,22 +10,6 @@ import pytest
 from evalkit.cli.main import main
 
 TEXT = "".join(f"Line {i}: the cat sat on the mat, and the dog saw item {i % 7} of {i % 5}.\n" for i in range(60))
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random baseline GPT over the 260 ids of the byte tokenizer."""
-    import torch
-
-    from evalkit.models.golf import GolfGPT, GolfOptions
-
-    torch.manual_seed(0)
-    shape = {"vocab": 260, "width": 32, "layers": 2, "heads": 2, "kv_heads": 1, "hidden": 48}
-    model = GolfGPT(shape, GolfOptions(), tied=True)
-    torch.nn.init.normal_(model.tok_emb.weight, std=0.3)
-    path = tmp_path_factory.mktemp("model") / "random.pt"
-    torch.save(model.state_dict(), path)
-    return path
 
 
 @pytest.fixture(scope="session")
