@@ -78,6 +78,10 @@ class PhasedTtt(LoraTtt):
         self.phases = 0
         return super()._attach(self._base, info)
 
+    @property
+    def period(self) -> int:
+        return self.settings.every
+
     def observe(self, receipt: Receipt) -> None:
         """The document's state learns first, then, at a phase, the base."""
         super().observe(receipt)

@@ -121,6 +121,11 @@ class ChunkLearner(ABC):
         return self.settings.chunk
 
     @property
+    def period(self) -> int:
+        """Targets after which the work of learning repeats, for forecasts; 0: at every receipt."""
+        return self.grid
+
+    @property
     def notes(self) -> list[str]:
         """What a reader of the result must know about these settings."""
         s = self.settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -45,14 +46,16 @@ def calibrate(
     at_most_seconds: float = 120.0,
     out: Any = None,
 ) -> Calibration:
-    """Score a quarter of ``targets``, then ``targets`` (a twentieth of the stream, eight chunks at least).
+    """Score a quarter of ``targets``, then ``targets`` (a twentieth of the stream, eight chunks at least; with learners
+    rounded up to whole periods of their work).
 
     Stops after ``at_most_seconds`` and fits what there is.  InputError when that is not a single chunk.  The second run
     keeps its files, in ``out`` or for a moment in a temporary folder: a journal that is forced to disk after every chunk
     is two seconds in a hundred when chunks are short.
     """
     wanted = targets or max(round(SHARE * stream.n_targets), LEAST_CHUNKS * options.chunk_tokens)
-    wanted = min(wanted, stream.n_targets)
+    period = _period(make_adapters(), options.chunk_tokens)
+    wanted = min(-(-wanted // period) * period, stream.n_targets)
     began = time.perf_counter()
     around = []
     with tempfile.TemporaryDirectory(prefix="evalkit-profile-") as scratch:
@@ -74,4 +77,10 @@ def calibrate(
     (d0, a0), (d1, a1) = around
     per_document = max(0.0, (a1 - a0) / (d1 - d0)) if d1 > d0 else 0.0
     fixed = max(0.0, a1 - per_document * d1)
-    return Calibration(fit(costs), result.run, time.perf_counter() - began, fixed, per_document)
+    return Calibration(fit(costs, period), result.run, time.perf_counter() - began, fixed, per_document)
+
+
+def _period(adapters: Sequence[Any], chunk_tokens: int) -> int:
+    """Targets after which the work of the learners repeats; 1 without a learner."""
+    periods = [a.period or chunk_tokens for a in adapters if hasattr(a, "period")]
+    return math.lcm(*periods)

@@ -49,6 +49,31 @@ def test_the_fit_gives_back_the_costs_that_made_the_chunks(
     assert model.targets == total
 
 
+@pytest.mark.parametrize(
+    ("period", "count", "last"), [(512, 5, 400), (512, 5, 512), (1024, 9, 512), (1024, 8, 100), (512, 2, 9)]
+)
+def test_a_last_chunk_that_is_cut_short_does_not_hide_the_learning(period: int, count: int, last: int) -> None:
+    """Learning costs 2 ms a target of its period, and happens where the period ends."""
+    costs = []
+    for c in chunks(count, 512, 1e-4, 1e-5, 0.0):
+        hi = c.hi if c.hi < count * 512 else c.lo + last
+        learning = 2e-3 * period if (hi - 1) % period == 0 else 0.0
+        costs.append(ChunkCost(c.lo, hi, {"forward": 1e-4 * (hi - c.lo), "observe/full_ttt": learning}))
+    model = fit(costs, period)
+    assert model.seconds(100_000)["observe/full_ttt"] == pytest.approx(200.0, rel=1e-9)
+    assert model.seconds(100_000)["forward"] == pytest.approx(10.0, rel=1e-9)
+
+
+def test_a_phase_is_a_period_and_calibration_covers_whole_ones() -> None:
+    from evalkit.adapters.registry import parse_adapter
+    from evalkit.budget.calibrate import _period
+
+    stack = [parse_adapter(s) for s in ("phased_ttt:chunk=512,every=2048", "slot", "full_ttt:chunk=3072", "ppm")]
+    assert _period(stack, 512) == 6144
+    assert _period([parse_adapter("slot")], 512) == 512
+    assert _period([parse_adapter("ppm")], 512) == 1
+
+
 def test_noise_without_growth_gives_no_slope_and_an_honest_interval() -> None:
     rng = np.random.default_rng(1)
     costs = [ChunkCost(c.lo, c.hi, {k: v * rng.normal(1, 0.2) for k, v in c.seconds.items()}) for c in chunks(40, 512, 1e-4, 1e-5, 0.0)]  # fmt: skip  # noqa: E501
