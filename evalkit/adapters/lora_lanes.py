@@ -1,8 +1,9 @@
 """How do many documents learn side by side, each with its own low-rank state?  One bank of states, one lane each.
 
-Documents are independent when the state starts afresh in each, so a batch may hold one window of each of many documents:
-row b of the batch uses the state of its lane.  One forward serves score and gradient: the rows are committed first, the
-step comes after.  (parameter-golf #77, there in order of length; here lanes are filled in stream order.)
+Documents are independent when the state starts afresh in each: row b of a forward call uses the state of its lane.  One
+forward serves score and gradient: the rows are committed first, the step comes after.  (parameter-golf #77, there in
+order of length; here lanes are filled in stream order.)  Each document has a forward call of its own, so that its rows
+do not move by one bit with its neighbours; ``batched`` puts the open documents into one call.
 """
 
 from __future__ import annotations
@@ -21,47 +22,41 @@ from evalkit.errors import DivergenceError, EvalkitError, InputError
 
 
 class LaneLinear(nn.Module):
-    """A linear layer with one low-rank term per lane.  A [lanes, rank, in], B [lanes, out, rank]."""
+    """A linear layer with a low-rank term for each row of the forward call: A [B, rank, in] and B [B, out, rank]."""
 
-    def __init__(self, base: nn.Linear, lanes: int, rank: int, scale: float, owner: LaneModel) -> None:
+    terms: tuple[Tensor, Tensor]
+
+    def __init__(self, base: nn.Linear, rank: int, scale: float) -> None:
         super().__init__()
-        self.base, self.scale = base, scale
-        self._rows = owner.rows
-        like: dict[str, Any] = {"dtype": torch.float32, "device": base.weight.device}
-        self.lora_A = nn.Parameter(torch.empty(lanes, rank, base.in_features, **like))
-        self.lora_B = nn.Parameter(torch.zeros(lanes, base.out_features, rank, **like))
+        self.base, self.rank, self.scale = base, rank, scale
 
     @property
     def weight(self) -> Tensor:
         return self.base.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, L, in], row b of lane ``rows.index[b]``."""
-        index = self._rows.index
-        low = torch.bmm(x, self.lora_A[index].to(x.dtype).mT)
-        return self.base(x) + torch.bmm(low, self.lora_B[index].to(x.dtype).mT) * self.scale
-
-
-class Rows:
-    """``index`` int64 [B]: the lane of each row of the forward under way."""
-
-    index: Tensor
+        """x [B, L, in], or [L, in] of one row."""
+        a, b = (term.to(x.dtype).mT for term in self.terms)
+        if x.dim() == 2:
+            return self.base(x) + (x @ a[0]) @ b[0] * self.scale
+        return self.base(x) + torch.bmm(torch.bmm(x, a), b) * self.scale
 
 
 class LaneModel(SplitModel):
     """A model with a bank of states.  ``values`` float32 [lanes, n]: all weights of a lane in one row."""
 
+    values: Tensor
+
     def __init__(self, inner: Any, owner: str, settings: Any) -> None:
         super().__init__(inner, owner)
-        self.rows, self.settings = Rows(), settings
-        self.lanes, self.chunk = settings.lanes, settings.chunk
+        self.settings = settings
+        self.lanes, self.chunk, self.batched = settings.lanes, settings.chunk, settings.batched
         self.layers: dict[str, LaneLinear] = {}
-        self._graph: Tensor | None = None
+        self._index: Tensor | None = None
 
     def logits(self, ids: Tensor) -> Tensor:
         raise InputError(
-            f"{self.owner}: lanes={self.lanes} is scored by 'evalkit eval' in one process only; give lanes=0 for ranks, "
-            "audits and certificates"
+            f"{self.owner}: lanes={self.lanes} is scored by documents, in one process only; give lanes=0 here"
         )
 
     def hidden(self, ids: Tensor) -> Tensor:
@@ -73,29 +68,21 @@ class LaneModel(SplitModel):
         """Put a bank of low-rank terms on the linear layer ``name``."""
         path, _, leaf = name.rpartition(".")
         parent, s = self.module.get_submodule(path), self.settings
-        self.layers[name] = LaneLinear(getattr(parent, leaf), self.lanes, s.rank, s.scale, self)
+        self.layers[name] = LaneLinear(getattr(parent, leaf), s.rank, s.scale)
         setattr(parent, leaf, self.layers[name])
 
     @torch.no_grad()
     def begin(self, seed: int) -> None:
         """Lay the weights of a lane side by side, A uniform in +-1/sqrt(in) and B zero."""
-        params = [p for part in ("lora_A", "lora_B") for p in (getattr(x, part) for x in self.layers.values())]
-        sizes = [p[0].numel() for p in params]
+        bases, rank = [layer.base for layer in self.layers.values()], self.settings.rank
         generator = torch.Generator().manual_seed(seed)
-        fresh = []
-        for i, p in enumerate(params):
-            bound = p.shape[2] ** -0.5 if i < len(self.layers) else 0.0
-            fresh.append(((torch.rand(p.shape[1:], generator=generator) * 2 - 1) * bound).flatten())
+        a = [(torch.rand(rank, b.in_features, generator=generator) * 2 - 1) * b.in_features**-0.5 for b in bases]
+        fresh = [x.flatten() for x in a] + [torch.zeros(b.out_features * rank) for b in bases]
+        self._sizes = [len(x) for x in fresh]
         self.fresh = torch.cat(fresh).to(self.device)
         self.values = self.fresh.repeat(self.lanes, 1)
         self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.steps = torch.zeros(self.lanes, device=self.device)
-        at = 0
-        for p, size in zip(params, sizes, strict=True):
-            p.data = self.values[:, at : at + size].view(p.shape)
-            p.requires_grad_(True)
-            at += size
-        self._params = params
 
     @torch.no_grad()
     def start(self, lane: int) -> None:
@@ -107,27 +94,38 @@ class LaneModel(SplitModel):
 
     def lane_logits(self, lanes: Sequence[int], ids: Tensor) -> Tensor:
         """ids int64 [B, L], row b of lanes[b] -> logits [B, L, V], without gradients; the graph waits for the step."""
-        self.rows.index = torch.tensor(lanes, device=ids.device)
+        self._index = torch.tensor(lanes, device=ids.device)
+        self._leaf = self.values[self._index].requires_grad_(True)
         with torch.enable_grad():
-            logits: Tensor = self.inner.logits(ids)
-        self._graph = logits
-        return logits.detach()
+            self._lay(self._leaf)
+            self._graph: Tensor = self.inner.logits(ids)
+        return self._graph.detach()
+
+    def reading(self, lane: int) -> Any:
+        """The model with the low-rank terms of one lane as they are now, for rows that are asked for one by one."""
+        self._lay(self.values[lane : lane + 1].clone())
+        return self.inner
+
+    def _lay(self, values: Tensor) -> None:
+        """values [B, n]: hand each layer its A and B."""
+        parts, n = values.split(self._sizes, dim=1), len(self.layers)
+        for layer, a, b in zip(self.layers.values(), parts[:n], parts[n:], strict=True):
+            layer.terms = a.view(len(a), layer.rank, -1), b.view(len(b), -1, layer.rank)
 
     def learn(self, booked: Sequence[tuple[int, int, Receipt]]) -> None:
         """One AdamW step for each (row, skip, receipt) of the last forward: its targets begin at row position skip."""
-        if self._graph is None:
+        if self._index is None:
             raise EvalkitError("a lane learns from rows that were never computed")
         if booked:
             losses = [self._nats(row, skip, receipt) for row, skip, receipt in booked]
             with torch.enable_grad():
-                found = torch.autograd.grad(torch.stack(losses).sum(), self._params)
-            index = self.rows.index[[row for row, _, _ in booked]]
-            grad = torch.cat([g.reshape(self.lanes, -1) for g in found], dim=1)[index]
-            self._step(index, grad, booked)
-        self._graph = None
+                grad = torch.autograd.grad(torch.stack(losses).sum(), self._leaf)[0]
+            rows = [row for row, _, _ in booked]
+            self._step(self._index[rows], grad[rows], booked)
+        self._index = None
+        del self._graph, self._leaf
 
     def _nats(self, row: int, skip: int, receipt: Receipt) -> Tensor:
-        assert self._graph is not None
         n = receipt.hi - receipt.lo
         targets = torch.from_numpy(receipt.tokens.astype("int64")).to(self._graph.device)
         with torch.enable_grad():

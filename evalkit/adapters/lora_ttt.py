@@ -42,6 +42,13 @@ class LoraSettings(TttSettings, frozen=True):
     lanes: Annotated[
         int, Meta(description="documents trained side by side (plan document); 0: in stream order on the chunk clock")
     ] = 0
+    batched: Annotated[
+        bool,
+        Meta(
+            description="lanes: one forward call for all of them (for a GPU); rows then move in their last digits with the "
+            "neighbours, so there is no audit and no certificate"
+        ),
+    ] = False
     start: Annotated[str | None, Meta(description="safetensors file (peft's names) to begin with")] = None
 
     def check(self, owner: str) -> None:
@@ -56,6 +63,8 @@ class LoraSettings(TttSettings, frozen=True):
         at_least(owner, "lanes", self.lanes, 0)
         if self.lanes:
             self._check_lanes(owner)
+        elif self.batched:
+            raise InputError(f"{owner}: batched=true puts lanes into one forward call, but lanes=0; give lanes=16")
 
     def _check_lanes(self, owner: str) -> None:
         """Lanes hold independent documents, and each takes one step a chunk on the graph that scored it."""
@@ -136,8 +145,8 @@ class LoraTtt(ChunkLearner):
         lanes = LaneModel(sharing_copy(model), owner, s)
         for name in find_targets(lanes.module, s.targets, model.vocab_size, owner):
             lanes.add(name)
-            shape = (lanes.layers[name].lora_B.shape[1], lanes.layers[name].lora_A.shape[2])
-            check_rank(owner, name, shape, s.rank)
+            base = lanes.layers[name].base
+            check_rank(owner, name, (base.out_features, base.in_features), s.rank)
         lanes.begin(seed)
         return lanes
 

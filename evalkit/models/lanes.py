@@ -1,8 +1,9 @@
-"""How is a chunk scored when its documents learn side by side?  A batch holds the next piece of each open document.
+"""How is a chunk scored when its documents learn side by side?  In turns: the next piece of each open document.
 
 Rows of a piece are computed, kept, and only then shown to the learner, so the next piece of that document sees them.
-Documents enter lanes in stream order and leave when they end; their rows come out in stream order.  A document that the
-chunk cuts keeps its lane.
+A piece has a forward call of its own, of its own length: no bit of its rows depends on another document.  A model that
+says ``batched`` gets the pieces of a turn in one call, whose shape follows the neighbours.  Documents enter lanes in
+stream order and leave when they end; their rows come out in stream order.  A document that the chunk cuts keeps its lane.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from evalkit.adapters.base import Bool, Needs, Receipt
 from evalkit.errors import InputError
-from evalkit.models.forward import BatchRows
+from evalkit.models.forward import BatchRows, Forward
 from evalkit.plan import Chunk, Plan, Window
 
 
@@ -100,7 +101,12 @@ class LaneForward:
             self._carried = (document.first, document.lane)
 
     def _advance(self, active: Sequence[Open]) -> None:
-        """One forward over the next piece of every open document, then one step on each that goes on."""
+        """The next piece of every open document."""
+        for together in [active] if self.model.batched else [[document] for document in active]:
+            self._forward(together)
+
+    def _forward(self, active: Sequence[Open]) -> None:
+        """One forward over the next piece of each, then one step on each that goes on."""
         pieces = [d.pieces.popleft() for d in active]
         longest = max(w.length for w in pieces)
         ids = np.zeros((len(pieces), longest), dtype=np.int64)
@@ -145,3 +151,18 @@ class LaneForward:
             first, lane = (int(v) for v in tensors["carried"])
             self._carried = (first, lane)
             self.model.load_lane(lane, tensors)
+
+
+def open_forward(
+    model: Any,
+    plan: Plan,
+    stream: Any,
+    needs: Needs,
+    groups: dict[str, Bool],
+    batch_tokens: int,
+    receipt: Callable[..., Receipt],
+) -> Forward | LaneForward:
+    """The forward of one process that fits the model: by windows, or by documents where it has lanes."""
+    if getattr(model, "lanes", 0):
+        return LaneForward(model, plan, stream.tokens, stream.doc_start, needs, groups, receipt)
+    return Forward(model, plan, stream.tokens, needs, groups, batch_tokens)

@@ -188,15 +188,12 @@ def _own_forwards(
     models: Sequence[Any], plan: Plan, stream: Any, needs: Sequence[Needs], info: Any, options: ScoreOptions
 ) -> list[Any]:
     """One process: a forward a model."""
-    from evalkit.models.forward import Forward
-    from evalkit.models.lanes import LaneForward
+    from evalkit.models.lanes import open_forward
 
-    def one(model: Any, need: Needs) -> Any:
-        if getattr(model, "lanes", 0):
-            return LaneForward(model, plan, stream.tokens, stream.doc_start, need, info.groups, make_receipt)
-        return Forward(model, plan, stream.tokens, need, info.groups, options.batch_tokens)
-
-    return [one(model, need) for model, need in zip(models, needs, strict=True)]
+    return [
+        open_forward(model, plan, stream, need, info.groups, options.batch_tokens, make_receipt)
+        for model, need in zip(models, needs, strict=True)
+    ]
 
 
 def _tracks(spans: Spans, forward: Any) -> dict[tuple[int, str], list[Any]]:

@@ -70,15 +70,19 @@ def test_lanes_are_a_plain_loop_over_documents(tmp_path: Path) -> None:
     stream = tiny_stream(tmp_path)
     betas = ",betas=[0.9,0.95],clip=1"
     alone = plain(stream)
-    for lanes, tokens in ((1, 128), (3, 128), (4, 64), (9, 8192)):
+    first = run(1, tmp_path / "first", 128, stream, betas)
+    np.testing.assert_allclose(first[:, -1], alone, rtol=0, atol=3e-4)
+    for lanes, tokens in ((3, 128), (4, 64), (9, 8192)):
         booked = run(lanes, tmp_path / f"{lanes}-{tokens}", tokens, stream, betas)
-        np.testing.assert_allclose(booked[:, -1], alone, rtol=0, atol=3e-4)
+        assert np.array_equal(booked[:, -1], first[:, -1]), "a row depends on the documents beside it"
+        shared = run(lanes, tmp_path / f"{lanes}-{tokens}-batched", tokens, stream, betas + ",batched=true")
+        np.testing.assert_allclose(shared[:, -1], alone, rtol=0, atol=3e-4)
     assert np.abs(booked[:, -1] - booked[:, 0]).max() > 0.05
 
 
 @pytest.mark.parametrize("at", [70, 201])
 def test_a_changed_suffix_changes_no_earlier_score(at: int, tmp_path: Path) -> None:
-    """Documents share a batch with later ones, and its shape follows theirs: equal up to rounding."""
+    """The same bits in all documents before; the last piece of one that now ends elsewhere, and batches, up to rounding."""
     from dataclasses import replace
 
     stream = tiny_stream(tmp_path)
@@ -93,10 +97,12 @@ def test_a_changed_suffix_changes_no_earlier_score(at: int, tmp_path: Path) -> N
         doc_bytes=np.ones(len(starts), np.int64),
         doc_names=("x",) * len(starts),
     )
-    for lanes in (4, 1):
-        one = run(lanes, tmp_path / f"one{lanes}", stream=stream)
-        two = run(lanes, tmp_path / f"two{lanes}", stream=other)
-        assert np.abs(one[: at - 1] - two[: at - 1]).max() < 2e-5
+    begun = int(starts[starts < at].max())
+    for more, most in (("", 0.0), (",batched=true", 2e-5)):
+        one = run(4, tmp_path / f"one{more}", stream=stream, more=more)
+        two = run(4, tmp_path / f"two{more}", stream=other, more=more)
+        assert np.abs(one[:begun] - two[:begun])[:, -1].max() <= most
+        assert np.abs(one[: at - 1] - two[: at - 1])[:, -1].max() < 2e-5
         assert not np.allclose(one[at:], two[at:], atol=0.1)
 
 
@@ -142,6 +148,8 @@ def test_lanes_behind_another_document_state_are_one_sentence(first: str, tmp_pa
 
 
 def test_lanes_need_their_plan_and_stop_when_they_diverge(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="batched=true puts lanes into one forward call, but lanes=0"):
+        adapters_of(f"{SPEC},batched=true")
     stream = tiny_stream(tmp_path)
     with pytest.raises(InputError, match="scores across them; give --plan document"):
         score(tiny_model(), stream, adapters_of(f"{SPEC},lanes=2"), parse_plan("disjoint:seq_len=32"))

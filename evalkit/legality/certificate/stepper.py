@@ -1,7 +1,8 @@
 """How does the strict path get one row at a time?  A model that is fed one token a call, and keeps its keys and values.
 
 Encoder and decoder drive the same stepper with the same tokens, so they compute the same bits on one kind of machine.
-The fast path runs whole windows; its rows differ in the last digits.
+The fast path runs whole windows; its rows differ in the last digits.  Documents that learn side by side are walked one
+after another in one lane; what a lane learns from a piece is the fast path's own step.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ class Stepper:
         self.model = setup.model
         for learner in self.learners:
             self.model = learner.attach(self.model, info)
+        self._lanes: Any = self.model if setup.lanes else None
         self.tokens = [info.first_token]
         self.nats: list[float] = []
         self._chunk_from = 1
+        self._piece = (0, 1)
         self._state: Any = None
         self._begun = 0
 
@@ -46,7 +49,9 @@ class Stepper:
 
     def row(self, step: Step) -> Float64:
         """The distribution of target ``step.t`` after the last stage, float64 [V], from the tokens before it."""
-        if step.learn:
+        if self._lanes is not None:
+            self._lane(step)
+        elif step.learn:
             self._learn(step.t)
         logits = self._feed(step)
         p, side = BatchRows(step.t, step.t + 1, logits, self.stack.needs, self.info.groups).row(0)
@@ -72,6 +77,23 @@ class Stepper:
         for learner in self.learners:
             learner.observe(receipt)
         self._chunk_from = t
+
+    def _lane(self, step: Step) -> None:
+        """A fresh state where a document begins; one step on the piece [lo, t) of a window where the next piece does."""
+        lanes, (start, lo), t = self._lanes, self._piece, step.t
+        if step.start < 0:
+            return
+        if step.document:
+            lanes.start(0)
+        elif step.learn:
+            import torch
+
+            tokens = np.array(self.tokens[lo:t], dtype=np.int32)
+            receipt = make_receipt(lo, tokens, np.array(self.nats[lo - 1 :]), np.array(self.tokens[start:lo], np.int32))
+            lanes.lane_logits([0], torch.tensor([self.tokens[start : t - 1]], device=lanes.device))
+            lanes.learn([(0, lo - start - 1, receipt)])
+        self._piece = (step.start, t)
+        self.model = lanes.reading(0)
 
     def _feed(self, step: Step) -> Any:
         """Run the tokens that the model has not seen in this window; logits [1, V] of the last position."""

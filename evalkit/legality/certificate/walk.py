@@ -12,19 +12,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from evalkit.errors import InputError
-from evalkit.legality.engine.setup import Setup
+from evalkit.legality.engine.setup import Setup, lanes_of
 
 
 @dataclass(frozen=True)
 class Step:
     """Target ``t``.  ``start``: first token to feed when a window begins (-1: feed token t-1 only).
 
-    ``learn``: a chunk began with this target, so learners have seen all targets before it.
+    ``learn``: a chunk (with lanes a piece of a document) began with this target, so learners have seen all targets before
+    it.  ``document``: with lanes, a document began with it, whose state is fresh.
     """
 
     t: int
     start: int
     learn: bool
+    document: bool = False
 
 
 def walk(setup: Setup, n_targets: int, tokens: list[int]) -> Iterator[Step]:
@@ -42,18 +44,26 @@ def walk(setup: Setup, n_targets: int, tokens: list[int]) -> Iterator[Step]:
 
 
 def _documents(setup: Setup, n_targets: int, tokens: list[int]) -> Iterator[Step]:
-    """Plan ``document``: windows slide inside each document; no learners, whose chunks would need the next border."""
-    if setup.learners:
+    """Plan ``document``: windows slide inside each document, and lanes learn from each piece of a window.
+
+    No other learners: their chunks would need the next border.
+    """
+    if not all(lanes_of(learner) for learner in setup.learners):
         raise InputError("plan document cannot be certified with learners: where a chunk ends depends on the next BOS")
     seq_len, stride = setup.plan.seq_len, setup.plan.stride  # pyright: ignore[reportAttributeAccessIssue]
-    start = 0
+    piece = min((learner.settings.chunk or n_targets for learner in setup.learners), default=n_targets)
+    start, window, lo = 0, 0, 1
     for t in range(1, n_targets + 1):
         if tokens[t - 1] == setup.tokenizer.bos_id and t > 1:
             start = t - 1
         at = t - 1 - start
         if at == 0:
-            yield Step(t, start, learn=False)
+            window, lo = start, t
+            yield Step(t, window, learn=False, document=True)
         elif at >= seq_len and (at - seq_len) % stride == 0:
-            yield Step(t, t - 1 + stride - seq_len, learn=False)
+            window, lo = t - 1 + stride - seq_len, t
+            yield Step(t, window, learn=setup.lanes > 0)
+        elif (t - lo) % piece == 0:
+            yield Step(t, window, learn=True)
         else:
             yield Step(t, -1, learn=False)

@@ -18,7 +18,7 @@ from evalkit.legality.conclude import conclude
 from evalkit.legality.effort import Effort
 from evalkit.legality.engine.checks import setup_checks, weights_digest
 from evalkit.legality.engine.setup import EngineScorer, Setup
-from evalkit.legality.engine.text import merge, probe_text, slices
+from evalkit.legality.engine.text import heads, merge, probe_text, slices
 from evalkit.legality.engine.toy import shortened, toy_scorer
 from evalkit.legality.probes.lab import Lab
 from evalkit.legality.referee import investigate
@@ -91,7 +91,10 @@ def audit_setup(
         merge(lab, toy, "toy")
     short = Lab(boxes["short"], rng, Effort())
     until = time.monotonic() + 0.3 * seconds
-    verdict.reason = verdict.reason or probe_text(short, slices(tokens, 640, 4, rng), 32, until)
+    texts = slices(tokens, 640, 4, rng)
+    if setup.lanes:
+        texts = [*texts[:2], *heads(tokens, setup.tokenizer.bos_id, 640, 2, rng)]
+    verdict.reason = verdict.reason or probe_text(short, texts, 32, until)
     merge(lab, short, "short")
     length = min(len(tokens), setup.chunked() + setup.plan.context + 1)
     full = Lab(boxes[""], rng, Effort())

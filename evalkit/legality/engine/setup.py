@@ -11,10 +11,11 @@ import numpy as np
 from evalkit.adapters.base import Float64, Learner
 from evalkit.adapters.info import stream_info
 from evalkit.adapters.stack import Stack
+from evalkit.errors import InputError
 from evalkit.legality.scorer import Int64
-from evalkit.models.forward import Forward
+from evalkit.models.lanes import open_forward
 from evalkit.plan import Chunk, Plan
-from evalkit.scoring.ledger import Ledger
+from evalkit.scoring.ledger import Ledger, make_receipt
 from evalkit.scoring.loop import Loop
 from evalkit.scoring.sentinel import Sentinel
 from evalkit.stream import Stream
@@ -37,6 +38,15 @@ class Setup:
     wrap: Callable[[Any], Any] = field(default=lambda learner: learner)
     """Put around each learner of a replay, to watch it."""
 
+    def __post_init__(self) -> None:
+        """InputError for lanes that share a forward call: their rows are not fixed to the bit by their own prefix."""
+        for adapter in self.learners:
+            if lanes_of(adapter) and getattr(adapter.settings, "batched", False):
+                raise InputError(
+                    f"adapter {adapter.name}: with batched=true the last digits of a row move with the documents beside it, "
+                    "some of them yet to come, so it can be neither audited nor certified; give batched=false"
+                )
+
     def fresh(self) -> list[Any]:
         """New adapters with the settings of the prototypes."""
         return [type(a)(a.settings) if hasattr(type(a), "Settings") else type(a)() for a in self.adapters]
@@ -46,9 +56,14 @@ class Setup:
         return [a for a in self.adapters if is_learner(a)]
 
     @property
+    def lanes(self) -> int:
+        """Documents that learn side by side; 0 when none of the learners works that way."""
+        return max((lanes_of(a) for a in self.adapters), default=0)
+
+    @property
     def isolated(self) -> bool:
         """Does this setup promise that documents do not see each other?"""
-        return self.plan.name == "document" and not self.adapters
+        return self.plan.name == "document" and all(lanes_of(a) for a in self.adapters)
 
     def chunked(self) -> int:
         """Targets a chunk, no longer than any learner asks for."""
@@ -62,6 +77,11 @@ class Setup:
 def is_learner(adapter: Any) -> bool:
     """Chunk clock (a learner) or token clock (an expert)?"""
     return isinstance(adapter, Learner) and not hasattr(adapter, "row")
+
+
+def lanes_of(adapter: Any) -> int:
+    """Documents that a learner trains side by side, each with a state of its own."""
+    return int(getattr(getattr(adapter, "settings", None), "lanes", 0))
 
 
 def stream_of(tokens: Int64, tokenizer: Any) -> Stream:
@@ -117,7 +137,7 @@ def assemble(setup: Setup, stream: Stream, sentinel: Sentinel | None = None, fir
     model, kept = setup.model, Nats()
     for learner in learners:
         model = learner.attach(model, info)
-    forward = Forward(model, setup.plan, stream.tokens, stack.needs, info.groups, setup.batch_tokens)
+    forward = open_forward(model, setup.plan, stream, stack.needs, info.groups, setup.batch_tokens, make_receipt)
     watch, ledger = sentinel or Sentinel(setup.seed, stages, enabled=False), Ledger(stages, first_target)
     loop = Loop(stream, forward, stack, learners, ledger, watch, scores=kept)  # pyright: ignore[reportArgumentType]
     return Assembly(loop, kept)

@@ -24,6 +24,24 @@ def slices(tokens: Int64, length: int, count: int, rng: np.random.Generator) -> 
     return [_plain(tokens[s : s + length], f"text at {s}") for s in dict.fromkeys(starts)]
 
 
+def heads(tokens: Int64, bos: int, length: int, count: int, rng: np.random.Generator) -> list[Stream]:
+    """``count`` streams of ``length`` tokens from the beginnings of documents, 16 to 128 tokens of each, one behind another.
+
+    Short documents fill the lanes of learners that train many side by side.
+    """
+    starts = np.union1d([0], np.flatnonzero(tokens == bos))
+    found = []
+    for i in range(count):
+        parts: list[Int64] = []
+        while sum(len(p) for p in parts) < length:
+            start = int(rng.choice(starts))
+            following = starts[starts > start]
+            end = int(following[0]) if len(following) else len(tokens)
+            parts.append(tokens[start : min(end, start + int(rng.integers(16, 129)))])
+        found.append(_plain(np.concatenate(parts)[:length], f"beginnings {i}"))
+    return found
+
+
 def _plain(tokens: Int64, name: str) -> Stream:
     """A stream that copies nothing on purpose: the latest earlier place with the same two tokens counts as its source."""
     copied, seen = np.full(len(tokens), -1), dict[tuple[int, int], int]()

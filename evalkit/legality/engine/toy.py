@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from evalkit.legality.engine.setup import EngineScorer, Setup, is_learner
-from evalkit.plan import Sliding
+from evalkit.legality.engine.setup import EngineScorer, Setup, is_learner, lanes_of
+from evalkit.plan import Document, Plan, Sliding
 from evalkit.stream.pieces import PieceTable
 from evalkit.stream.spmodel import PieceKind
 
@@ -21,6 +21,8 @@ TAILS = ("s", "ed", "ing", "er", "ly", "est", "un", "re", ",", ".", "!", "?", "\
 CHUNK, STRIDE, WINDOW = 16, 8, 16
 SHORT = {"chunk": CHUNK, "seq_len": WINDOW, "overlap": 0, "stride": STRIDE, "context": CHUNK, "every": 2 * CHUNK}
 """Settings of learners that decide when they learn, cut to the length of a probe stream."""
+LANES_STRIDE = 4
+"""Where documents learn side by side: targets of a piece, so that a document of a few tokens learns twice."""
 
 
 class ToyTokenizer:
@@ -60,19 +62,28 @@ def shortened(adapter: Any) -> Any:
     """The adapter with a learner's clock cut to the length of a probe stream; experts as they are."""
     if not is_learner(adapter):
         return adapter
+    if lanes_of(adapter):
+        return type(adapter)(msgspec.structs.replace(adapter.settings, chunk=LANES_STRIDE))
     fields = {f.name for f in msgspec.structs.fields(type(adapter.settings))}
     changes = {k: v for k, v in SHORT.items() if k in fields and getattr(adapter.settings, k) > v}
     return type(adapter)(msgspec.structs.replace(adapter.settings, **changes))
 
 
 def toy_setup(adapters: Sequence[Any]) -> Setup:
-    """Adapters on the toy model: sliding windows of 16 at stride 8, chunks of 16 targets."""
+    """Adapters on the toy model: sliding windows of 16 at stride 8, chunks of 16 targets.
+
+    Lanes: windows of 8 at stride 4 inside documents, and chunks of 64, which hold many documents and cut some.
+    """
+    plan: Plan = Sliding(seq_len=WINDOW, stride=STRIDE)
+    chunk = CHUNK
+    if any(lanes_of(a) for a in adapters):
+        plan, chunk = Document(seq_len=2 * LANES_STRIDE, stride=LANES_STRIDE), 4 * CHUNK
     return Setup(
         model=toy_model(),
         tokenizer=ToyTokenizer(),
         adapters=tuple(shortened(a) for a in adapters),
-        plan=Sliding(seq_len=WINDOW, stride=STRIDE),
-        chunk_tokens=CHUNK,
+        plan=plan,
+        chunk_tokens=chunk,
         batch_tokens=256,
     )
 

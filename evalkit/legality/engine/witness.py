@@ -101,6 +101,8 @@ class WatchedLearner:
 
     def attach(self, model: Any, info: Any) -> Any:
         attached = self._inner.attach(model, info)
+        if getattr(attached, "lanes", 0):
+            _Bank(attached, self._inner.name, self._record)
         self._after = self._hash()
         return attached
 
@@ -115,6 +117,41 @@ class WatchedLearner:
 
     def _hash(self) -> str:
         return hashlib.blake2b(self._inner.snapshot(), digest_size=16).hexdigest()
+
+
+class _Bank:
+    """Watches the states of documents that learn side by side: one may change where its document begins, or learns."""
+
+    def __init__(self, model: Any, name: str, record: Record) -> None:
+        self._model, self._name, self._record = model, name, record
+        self._kept, self._scoring, self._early = model.values.clone(), False, False
+        for method in ("start", "lane_logits", "learn"):
+            setattr(model, method, self._watched(method, getattr(model, method)))
+
+    def _watched(self, method: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            nested, self._scoring = self._scoring, method == "lane_logits"
+            self._early |= nested or self._moved()
+            answer = real(*args)
+            self._early |= method == "lane_logits" and self._moved()
+            self._scoring, self._kept = False, self._model.values.clone()
+            if method == "learn" and args[0] and not nested:
+                self._learned(args[0][0][2])
+            return answer
+
+        return call
+
+    def _moved(self) -> bool:
+        return not np.array_equal(self._kept.cpu().numpy(), self._model.values.cpu().numpy())
+
+    def _learned(self, receipt: Any) -> None:
+        self._record.updates += 1
+        if self._early:
+            what = (
+                f"learner '{self._name}' changed a document's state before targets up to {receipt.hi - 1} were booked"
+            )
+            self._record.breaches.append(Breach("score-first", receipt.hi - 1, self._name, 1.0, 0.0, what))
+        self._early = False
 
 
 def new_record() -> Record:
