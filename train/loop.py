@@ -268,8 +268,8 @@ class Trainer:
         first, own = self.ranks.share(count)
         batch = torch.from_numpy(self._batches.batch(self.step * count + first, own, self._seq_len()))
         if self.device.type == "cuda":
-            return batch.pin_memory().to(self.device, non_blocking=True)
-        return batch
+            batch = batch.pin_memory()
+        return batch.to(self.device, non_blocking=True)
 
     def _seq_len(self) -> int:
         """The first length until ``long_from``; the others share the rest."""

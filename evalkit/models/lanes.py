@@ -140,7 +140,8 @@ class LaneForward:
 
         if self._carried is None:
             return b""
-        return save({**self.model.lane_state(self._carried[1]), "carried": torch.tensor(self._carried)})
+        state = {name: t.cpu() for name, t in self.model.lane_state(self._carried[1]).items()}
+        return save({**state, "carried": torch.tensor(self._carried)})
 
     def restore(self, state: bytes) -> None:
         from safetensors.torch import load

@@ -1,0 +1,62 @@
+"""Does every model, learner and expert keep to its device?  Runs on a card that refuses to mix, against runs on the host."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
+
+from fake_card import card
+from learner_kit import LEARNERS, PLANS, adapters_of, tiny_model, tiny_stream
+
+from evalkit.plan import parse_plan
+from evalkit.scoring.score import ScoreOptions, score
+from evalkit.scoring.scores import read_scores
+
+LANES = "lora_ttt:reset=document,targets=[q,v,mlp],rank=3,chunk=16,lr=0.05,lanes=4"
+EXPERTS = "ppm + match + best_agree + tilt + backoff + hedge + log_bias + temperature"
+CLOSE = 2e-5
+"""Nats: the host's attention kernel is fused, the card's is not."""
+
+
+def run(model: Any, folder: Path, name: str, spec: str, plan: str, targets: int | None = None) -> np.ndarray:
+    stream = tiny_stream(folder)
+    out = folder / name
+    options = ScoreOptions(chunk_tokens=64, budget_seconds=None)
+    head = stream if targets is None else stream.head(targets)
+    result = score(model, head, adapters_of(spec) if spec else [], parse_plan(plan), out=out, options=options)
+    return np.array(read_scores(out / "scores.f64", len(result.stage_names)))
+
+
+CASES = {name: ("", plan) for name, plan in PLANS.items()}
+CASES |= {name: (spec, PLANS["sliding"]) for name, spec in LEARNERS.items()}
+CASES |= {"lanes": (LANES, PLANS["document"]), "experts": (EXPERTS, PLANS["disjoint"])}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_card_scores_as_the_host_does(case: str, tmp_path: Path) -> None:
+    spec, plan = CASES[case]
+    host = run(tiny_model(), tmp_path, "host", spec, plan)
+    with card() as device:
+        model = tiny_model().to(device)
+        there = run(model, tmp_path, "card", spec, plan)
+        assert {p.device for p in model.parameters()} == {device}
+    np.testing.assert_allclose(there, host, rtol=0, atol=CLOSE)
+
+
+def test_the_card_refuses_what_a_gpu_refuses() -> None:
+    with card() as device:
+        x = torch.ones(3, 4, device=device)
+        with pytest.raises(RuntimeError, match="mixes tensors of fakecard"):
+            x + torch.ones(4)
+        with pytest.raises(RuntimeError, match="numpy"):
+            x.numpy()
+        assert float((x * 2.0).sum()) == 24.0
+        assert x[torch.tensor([0, 2])].device == device
+        assert x.cpu().numpy().sum() == 12.0
