@@ -31,10 +31,7 @@ class TableFace {
         for (std::size_t i = 0; i < n; ++i, to += 2 * orders) {
             const auto token = static_cast<std::uint32_t>(x[i]);
             table_.find(token);
-            for (int k = 1; k <= orders; ++k) {
-                to[2 * k - 2] = table_.hit(k);
-                to[2 * k - 1] = table_.total(k);
-            }
+            table_.counts(to);
             table_.add(token);
         }
         table_.look_ahead(nullptr, 0);

@@ -6,13 +6,14 @@
 //
 // Lanes lie in lines.  The address of an n-gram comes from its prefix's *address* and its last token by a bijection:
 //
-//     (prefix address, token)  <->  (address, remainder)
+//     address = prefix address * odd + scatter(token)   (modulo the number of lines)
 //
 // so no memory is read to know where to look, and the lines of a whole chunk can be fetched ahead.  A lane's key is the
-// remainder and the index of the prefix's lane inside the chain at the prefix's address.  By induction the key names the
-// n-gram exactly: invert the bijection to (prefix address, token); the index picks the prefix among the lanes that share
-// that address; the prefix is named the same way, down to single tokens, whose addresses are assigned.  The hash picks
-// the slot and never decides identity.  (Quotienting: Cleary 1984; Darragh, Cleary, Witten, "Bonsai", 1993.)
+// token and the index of the prefix's lane inside the chain at the prefix's address.  By induction the key names the
+// n-gram exactly: undo the formula, which an odd factor allows, to get the prefix address; the index picks the prefix
+// among the lanes that share that address; the prefix is named the same way, down to single tokens, whose addresses are
+// assigned.  The hash picks the slot and never decides identity.  (Quotienting: Cleary 1984; Darragh, Cleary, Witten,
+// "Bonsai", 1993.)
 //
 // When memory is full (or a count would leave its 23 bits) the table is frozen: nothing is counted any more, at any
 // order, so that every row still sums to 1.  Whether and when is a function of the tokens alone.
@@ -68,6 +69,8 @@ class GramTable {
     void find(std::uint32_t token) {
         if (asked_ != token) look_up(token);
     }
+    // Both for every order: out[2k - 2] = hit(k), out[2k - 1] = total(k).
+    void counts(std::uint32_t* out) const;
     int found() const { return found_; }  // highest order with a count, 1 when none (order 1 may be 0 then)
     std::uint32_t hit(int order) const { return order <= found_ ? hit_[static_cast<std::size_t>(order)] : 0; }
 
@@ -100,15 +103,7 @@ class GramTable {
     std::uint64_t spilled() const { return spill_used_; }
 
  private:
-    struct Address {
-        std::uint32_t home;  // line
-        std::uint32_t low;   // remainder and the bit that says the lane is in use: the key without the prefix's index
-    };
-    struct Gram {
-        std::uint32_t home = 0;  // line of its address
-        std::int32_t index = -1; // lane inside the chain of that address, -1: not in the table
-    };
-    using Grams = std::array<Gram, kMaxOrder + 1>;
+    using Keys = std::array<std::uint32_t, kMaxOrder + 1>;
     using Values = std::array<std::uint32_t*, kMaxOrder + 1>;
     using Numbers = std::array<std::uint32_t, kMaxOrder + 1>;
 
@@ -118,19 +113,22 @@ class GramTable {
     static constexpr std::size_t kReplay = 4096;
     static constexpr std::uint32_t kNoToken = 0xFFFFFFFFu;
 
-    Address* addresses(std::size_t position) { return &ring_[(position % kRing) * kStride]; }
-    const Address* addresses(std::size_t position) const { return &ring_[(position % kRing) * kStride]; }
-    Address place(std::uint64_t prefix_and_token) const;
-    std::uint64_t after_token(std::uint32_t prefix, std::uint32_t token) const;
-    std::uint64_t after_gram(Address prefix, std::uint32_t token) const;
-    Address child_address(int order, std::uint32_t token) const;
-    std::uint32_t key_of(Address at, int order) const;
+    std::uint32_t* addresses(std::size_t position) { return &ring_[(position % kRing) * kStride]; }
+    const std::uint32_t* addresses(std::size_t position) const { return &ring_[(position % kRing) * kStride]; }
+    // The part of a key that names the prefix, and the part that names the token; its last bit says: in use.
+    std::uint32_t prefix_part(int index) const { return static_cast<std::uint32_t>(index) << (token_bits_ + 1); }
+    int index_of(std::uint32_t part) const { return static_cast<int>(part >> (token_bits_ + 1)); }
+    static std::uint32_t token_part(std::uint32_t token) { return token << 1 | 1u; }
+    std::uint32_t key_of(int order, std::uint32_t token) const {
+        return gram()[static_cast<std::size_t>(order - 1)] | token_part(token);
+    }
+    std::uint32_t child_home(int order, std::uint32_t token) const;
     EVALKIT_INLINE void step_addresses(std::uint32_t token, bool fetch);
     void look_up(std::uint32_t token);
-    std::uint32_t* search(std::uint32_t home, std::uint32_t key, std::int32_t* index) const;
-    bool insert_in_chain(Gram& gram, std::uint32_t key);
-    std::uint32_t* lane_value(Gram gram) const;
-    EVALKIT_INLINE bool take_new(int last);
+    std::uint32_t* search(std::uint32_t home, std::uint32_t key, int* index) const;
+    int insert_in_chain(std::uint32_t home, std::uint32_t key);
+    std::uint32_t* lane_value(std::uint32_t home, int index) const;
+    EVALKIT_INLINE bool take_new(std::uint32_t token, int last);
     void relocate(int last);
     EVALKIT_INLINE void count(std::uint32_t token);
     void freeze();
@@ -150,9 +148,9 @@ class GramTable {
     void grow();
     void rebuild(int log2_lines);
     Line* spill_at(std::uint32_t index) const { return static_cast<Line*>(spill_.at(index)); }
-    Grams& gram() { return grams_[phase_]; }       // n-grams that end in the last token
-    const Grams& gram() const { return grams_[phase_]; }
-    Grams& child() { return grams_[1 - phase_]; }  // n-grams that end in asked_
+    Keys& gram() { return keys_[phase_]; }       // n-grams that end in the last token: prefix_part of their lanes
+    const Keys& gram() const { return keys_[phase_]; }
+    Keys& child() { return keys_[1 - phase_]; }  // n-grams that end in asked_
     Values& gram_value() { return values_[phase_]; }
     Values& child_value() { return values_[1 - phase_]; }
 
@@ -163,8 +161,7 @@ class GramTable {
     int token_bits_;
     int first_log2_ = 0;
     int log2_lines_ = 0;
-    int half_ = 0;               // half the bits of an address and a token together
-    std::uint64_t mask_ = 0;     // all of them
+    std::uint32_t mask_ = 0;     // of an address
     std::uint64_t crowded_ = 0;  // lanes beyond which the table is enlarged
     std::size_t block_limit_ = 0;  // blocks of 64 bytes, beside the lines, beyond which it is frozen
     Pages main_;
@@ -181,7 +178,7 @@ class GramTable {
     std::uint32_t unigram_total_ = 0;
     std::uint32_t unigram_distinct_ = 0;
 
-    std::vector<Address> ring_;  // by position and order; [0].home is the token itself
+    std::vector<std::uint32_t> ring_;  // addresses by position and order; [0] is the token itself
     std::size_t frontier_ = 0;   // addresses of n-grams that end before this position are known
     const std::int32_t* next_ = nullptr;
     std::size_t next_count_ = 0;
@@ -197,7 +194,7 @@ class GramTable {
     Numbers total_{};
     Numbers distinct_{};
     Numbers hit_{};
-    std::array<Grams, 2> grams_{};    // two buffers that change roles at every step
+    std::array<Keys, 2> keys_{};      // two buffers that change roles at every step
     std::array<Values, 2> values_{};  // where the counts are; only of n-grams that were found, not of new ones
 
     Chunks history_;  // 16 tokens a block: what a rebuild replays
@@ -206,7 +203,7 @@ class GramTable {
     std::vector<std::int32_t> replay_;
     bool rebuilding_ = false;
     std::int64_t frozen_at_ = -1;
-    Grams last_counted_{};  // when frozen: seen once more than followed
+    Keys last_home_{}, last_key_{};  // when frozen: n-grams seen once more than followed
     std::uint64_t lanes_used_ = 0;
     std::uint64_t rebuilds_ = 0;
 };

@@ -64,7 +64,7 @@ std::vector<unsigned char> GramTable::write() const {
     for (std::size_t i = 0; i < remembered_; ++i) tokens[i] = remembered(i);
     const std::size_t context = static_cast<std::size_t>(max_order_) - 1;  // all that later counts depend on
     for (std::size_t back = std::min(length_ - remembered_, context); back-- > 0;) {
-        tokens.push_back(addresses(length_ - 1 - back)[0].home);
+        tokens.push_back(addresses(length_ - 1 - back)[0]);
         ++header.after;
     }
     std::vector<unsigned char> out(sizeof(Header) + 4 * tokens.size());
