@@ -68,6 +68,7 @@ class AgreeSource {
         space_.history.push(token, keep);
     }
     void fetch_begin() {
+        if (orders_) orders_->fetch_begin();
         for (auto& w : words_) w->fetch_begin();
     }
     void fetch_far(const Ahead& ahead, std::size_t i, const std::int32_t* tokens) {
@@ -76,7 +77,6 @@ class AgreeSource {
     }
     void fetch_near(const Ahead& ahead, std::size_t i) const {
         if (orders_) orders_->fetch_near(ahead, i);
-        for (const auto& w : words_) w->fetch_near(ahead.position(i));
     }
 
  private:

@@ -49,8 +49,8 @@ class History {
     void push(std::uint32_t token, bool keep) {
         if (!keep) full_ = true;
         if (!full_) {
-            kept_.reserve(stored_ / 16 + 1);
-            slot(stored_++) = token;
+            if (stored_ % 16 == 0) open_block();
+            tail_[stored_++ % 16] = token;
         }
         prefix_[(length_ + 1) % kRecent] = SuffixHash::next(prefix_[length_ % kRecent], token);
         recent_[length_ % kRecent] = recent_[length_ % kRecent + kRecent] = token;
@@ -108,12 +108,17 @@ class History {
         for (std::size_t i = 0; i < n; ++i) differ |= a[i] ^ b[i];
         return differ == 0;
     }
+    void open_block() {
+        kept_.reserve(stored_ / 16 + 1);
+        tail_ = &slot(stored_);
+    }
     std::uint32_t& slot(std::size_t i) {
         return static_cast<std::uint32_t*>(kept_.at(static_cast<std::uint32_t>(i / 16)))[i % 16];
     }
 
     SuffixHash hashes_;
     Chunks kept_;
+    std::uint32_t* tail_ = nullptr;  // the last block
     std::array<std::uint32_t, 2 * kRecent> recent_{};  // twice over, so that the last tokens lie side by side
     std::array<std::uint64_t, kRecent> prefix_{};
     std::size_t length_ = 0;

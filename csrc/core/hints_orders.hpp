@@ -6,6 +6,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -26,7 +27,9 @@ class OrderHints {
     void clear();
     HintRecord peek();
     void add(std::uint32_t token, bool keep);
-    void fetch_far(const Ahead& ahead, std::size_t i) const;
+    // Run ahead of the text to fetch what it will ask for; i rises by 1.
+    void fetch_begin() { fetched_to_ = space_.history.length(); }
+    void fetch_far(const Ahead& ahead, std::size_t i);
     void fetch_near(const Ahead& ahead, std::size_t i) const;
     int buckets() const { return count() * kCountBuckets; }
     const HintTable& table() const { return table_; }
@@ -36,17 +39,24 @@ class OrderHints {
     int context(int k) const { return orders_[static_cast<std::size_t>(k)] - 1; }
     bool whole(int k) const { return static_cast<std::size_t>(context(k)) <= space_.history.length(); }
     void walk();
-    HintEntry* deepen(int k, std::uint32_t pos, std::uint32_t token, bool keep);
-    HintEntry* take(int k, std::uint64_t hash, std::size_t pos, std::uint32_t token, bool keep);
+    HintEntry deepen(int k, std::uint32_t pos, std::uint32_t token, bool keep);
+    HintEntry take(int k, std::uint64_t hash, std::size_t pos, std::uint32_t token, bool keep, std::uint32_t* open = nullptr);
 
     std::vector<int> orders_;
     OrderGates gates_;
     HintSpace& space_;
     HintTable table_;
-    std::array<HintEntry*, kHintSources> found_{};  // by order, from the lowest
-    int depth_ = 0;                                 // how many of them are stored
-    int reach_ = 0;                                 // how many contexts were seen, stored or not
+    static constexpr std::size_t kFetched = 64;
+    std::array<std::uint64_t, kFetched> fetched_{};  // hashes of the shortest contexts ahead, a ring by position
+    std::size_t fetched_to_ = 0;                     // those before this position
+    std::array<HintEntry, kHintSources> found_{};    // by order, from the lowest
+    int depth_ = 0;                                  // how many of them are stored
+    int reach_ = 0;                                  // how many contexts were seen, stored or not
+    int missed_ = -1;                                // the order that was looked for in vain, its hash and its place
+    std::uint64_t missed_hash_ = 0;
+    std::uint32_t* open_ = nullptr;
     bool walked_ = false;
+    bool grew_ = false;                              // an entry was added for this token
 };
 
 }  // namespace evalkit

@@ -88,18 +88,21 @@ struct HintSpace {
         return yes;
     }
     // Grow a crowded table where the bound allows it, the old one still in place.
-    template <class HashOf>
-    void relieve(HintTable& table, HashOf&& hash_of) {
+    template <class HomeOf>
+    void relieve(HintTable& table, HomeOf&& home_of) {
         if (!table.crowded()) return;
         for (int step : {2, 1}) {
             if (history.bytes() + tables + (table.used_bytes() << step) > bound - bound / 8) continue;
             tables -= table.bytes();
-            table.grow(step, hash_of);
+            table.grow(step, home_of);
             tables += table.bytes();
             return;
         }
     }
 };
+
+// Of contexts that are told apart by their text: the bits of the hash above those of the tag choose the line.
+inline std::uint64_t hint_home(std::uint64_t hash) { return hash >> 20; }
 
 inline void prefetch(const void* address) { __builtin_prefetch(address, 1, 3); }
 

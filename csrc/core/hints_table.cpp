@@ -5,28 +5,8 @@
 
 namespace evalkit {
 
-void HintEntry::halve() {
-    for (int i = 0; i < kFollowers; ++i) {
-        if (count(i) > 0) put(i, token(i), (count(i) + 1) / 2);
-    }
-}
-
-void HintEntry::follow(std::uint32_t next) {
-    int i = 0;
-    while (i < kFollowers && !(count(i) > 0 && token(i) == next)) ++i;
-    if (i == kFollowers) {
-        for (i = 0; i < kFollowers && count(i) > 0; ++i) {
-        }
-        if (i == kFollowers) i = count(1) < count(2) ? 1 : 2;
-        put(i, next, 1);
-        return;
-    }
-    if (count(i) == 63) halve();
-    put(i, next, count(i) + 1);
-    if (i == 0 || count(i) <= count(0)) return;
-    const std::uint32_t top = token(0), top_count = count(0);
-    put(0, next, count(i));
-    put(i, top, top_count);
+void HintEntry::halve() const {
+    for (int i = 0; i < kFollowers; ++i) word(i) = (word(i) & ~63u) | ((word(i) & 63) + 1) / 2;
 }
 
 HintTable::HintTable(std::size_t first_lines)
@@ -41,16 +21,16 @@ void HintTable::clear() {
     std::memset(static_cast<void*>(lines_), 0, first_lines_ * sizeof(HintLine));
 }
 
-HintEntry* HintTable::insert(int source, std::uint64_t hash, std::uint32_t pos) {
-    const HintTag tag(source, hash, kWholeTag);
-    for (std::size_t i = hash >> 20 & mask_;; i = (i + 1) & mask_) {
-        const unsigned empty = tag.scan(lines_[i]).empty;
-        if (empty == 0) continue;
-        HintEntry& e = lines_[i].entry[__builtin_ctz(empty) / 4];
-        e = HintEntry{pos, {tag.word(0), tag.word(1), tag.word(2)}};
-        ++entries_;
-        return &e;
+HintEntry HintTable::insert(std::uint64_t home, std::uint32_t tag, std::uint32_t mark, std::uint32_t* open) {
+    for (std::size_t i = home & mask_; open == nullptr || *open != 0; i = (i + 1) & mask_) {
+        const unsigned empty = equal_lanes(lines_[i].cell, 0, 0);
+        if (empty != 0) open = lines_[i].cell + __builtin_ctz(empty);
     }
+    const HintEntry e(open);
+    e.set_mark(mark);
+    for (int i = 0; i < kFollowers; ++i) e.word(i) = tag >> 8 * i << 24;
+    ++entries_;
+    return e;
 }
 
 void HintTable::take(HintTable& other) {

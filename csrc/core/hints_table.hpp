@@ -1,10 +1,12 @@
 // Which few tokens followed this context, and where did it last stand?
 //
-// Open addressing over lines of four 16-byte entries.  An entry names its context by a source number and a place in the
-// text: the hash and 20 of its bits only choose whom to ask, identity is decided by the caller's comparison of tokens.
-// It keeps up to three followers with 6-bit counts; a fourth takes the place of the rarer of the last two.  So counts
-// are exact while a context has had at most three different followers and none more than 63 times; then they are
-// halved, and stay near the recent past.
+// Open addressing over lines of four entries, stored by columns so that one comparison asks all four.  An entry keeps a
+// 32-bit mark, a 24-bit tag (source of the context, 20 bits of its hash) and up to three followers with 6-bit counts; a
+// fourth takes the place of the rarer of the last two.  So counts are exact while a context has had at most three
+// different followers and none more than 63 times; then they are halved, and stay near the recent past.
+//
+// What the mark is is up to the caller: a place in the text, by which contexts are told apart (the tag only chooses whom
+// to ask), or 31 more bits of the hash, which then decide.
 #pragma once
 
 #include <cstddef>
@@ -27,84 +29,56 @@ struct Followers {
     std::uint32_t total = 0;  // sum of the counts kept
 };
 
-// pos: position that followed the context when it was last seen, at least 1.  Each word: tag byte | token 18 | count 6.
-struct HintEntry {
-    std::uint32_t pos;
-    std::uint32_t word[kFollowers];
-
-    Followers followers() const {
-        Followers f{token(0), count(0), 0};
-        for (int i = 0; i < kFollowers; ++i) f.total += count(i);
-        return f;
-    }
-    bool seen_once() const { return (word[0] & 63) == 1 && ((word[1] | word[2]) & 63) == 0; }
-    void follow(std::uint32_t token);
-
- private:
-    std::uint32_t count(int i) const { return word[i] & 63; }
-    std::uint32_t token(int i) const { return (word[i] & 0xFFFFFF) >> 6; }
-    void put(int i, std::uint32_t token, std::uint32_t count) { word[i] = (word[i] & 0xFF000000u) | token << 6 | count; }
-    void halve();
-};
-
+// Cells 0..3: marks, not 0 where an entry is in use.  Cells 4 + 4i..7 + 4i, for i in 0..2: tag byte i | token 18 | count 6.
 struct alignas(64) HintLine {
-    HintEntry entry[4];
+    std::uint32_t cell[16];
 };
 
-// Entries of a line by four bits each, of which the lowest counts: those with a tag, and those that are not in use.
-struct LineScan {
-    unsigned match;
-    unsigned empty;
-};
-
-// The tag: source 4 bits | hash 20 bits, a byte on top of each word, the source's in the last.
-constexpr std::uint32_t kWholeTag = 0xFF000000u;
-constexpr std::uint32_t kPairTag = 0xEF000000u;  // of the last word, where the last bit of the source does not matter
-
-class HintTag {
+// Where an entry is, or nowhere.
+class HintEntry {
  public:
-    HintTag(int source, std::uint64_t hash, std::uint32_t last_mask) : last_mask_(last_mask) {
-        const std::uint32_t tag = static_cast<std::uint32_t>(source) << 20 | static_cast<std::uint32_t>(hash & 0xFFFFF);
-        word_[0] = tag << 24;
-        word_[1] = (tag >> 8) << 24;
-        word_[2] = (tag >> 16) << 24;
-    }
-    std::uint32_t word(int i) const { return word_[i]; }
+    HintEntry() = default;
+    explicit HintEntry(std::uint32_t* mark) : at_(mark) {}
+    explicit operator bool() const { return at_ != nullptr; }
 
-    LineScan scan(const HintLine& line) const {
-#if defined(__SSE2__)
-        const auto number = [](std::uint32_t x) { return static_cast<int>(x); };
-        const __m128i want = _mm_set_epi32(number(word_[2] & last_mask_), number(word_[1]), number(word_[0]), 0);
-        const __m128i mask = _mm_set_epi32(number(last_mask_), number(kWholeTag), number(kWholeTag), 0);
-        __m128i same[4], zero[4];
-        for (int i = 0; i < 4; ++i) {
-            const __m128i e = _mm_load_si128(reinterpret_cast<const __m128i*>(&line.entry[i]));
-            same[i] = _mm_cmpeq_epi32(_mm_and_si128(e, mask), want);
-            zero[i] = _mm_cmpeq_epi32(e, _mm_setzero_si128());
-        }
-        const auto bits = [](const __m128i* x) {
-            const __m128i all = _mm_packs_epi16(_mm_packs_epi32(x[0], x[1]), _mm_packs_epi32(x[2], x[3]));
-            return static_cast<unsigned>(_mm_movemask_epi8(all));
-        };
-        const unsigned empty = bits(zero) & 0x1111u, m = bits(same);
-        return {m & m >> 1 & m >> 2 & m >> 3 & 0x1111u & ~empty, empty};
-#else
-        LineScan found{0, 0};
-        for (int i = 0; i < 4; ++i) {
-            const HintEntry& e = line.entry[i];
-            const std::uint32_t differs = ((e.word[0] ^ word_[0]) & kWholeTag) | ((e.word[1] ^ word_[1]) & kWholeTag) |
-                                          ((e.word[2] ^ word_[2]) & last_mask_);
-            if (e.pos == 0) found.empty |= 1u << 4 * i;
-            else if (differs == 0) found.match |= 1u << 4 * i;
-        }
-        return found;
-#endif
+    std::uint32_t mark() const { return at_[0]; }
+    void set_mark(std::uint32_t mark) const { at_[0] = mark; }
+    std::uint32_t tag() const { return word(0) >> 24 | word(1) >> 24 << 8 | word(2) >> 24 << 16; }
+    Followers followers() const {
+        const std::uint32_t first = word(0);
+        return {(first & 0xFFFFFF) >> 6, first & 63, (first & 63) + (word(1) & 63) + (word(2) & 63)};
+    }
+    bool seen_once() const { return (word(0) & 63) == 1 && ((word(1) | word(2)) & 63) == 0; }
+    void follow(std::uint32_t token) const;
+    void copy(HintEntry from) const {
+        for (int i = 0; i < 16; i += 4) at_[i] = from.at_[i];
     }
 
  private:
-    std::uint32_t word_[kFollowers];
-    std::uint32_t last_mask_;
+    friend class HintTable;
+    std::uint32_t& word(int i) const { return at_[4 + 4 * i]; }
+    void halve() const;
+
+    std::uint32_t* at_ = nullptr;
 };
+
+// The lanes, of four cells side by side, whose `shift` high bits are these: one bit each.
+inline unsigned equal_lanes(const std::uint32_t* cell, std::uint32_t want, int shift) {
+#if defined(__SSE2__)
+    const __m128i x = _mm_srli_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(cell)), shift);
+    const __m128i same = _mm_cmpeq_epi32(x, _mm_set1_epi32(static_cast<int>(want)));
+    return static_cast<unsigned>(_mm_movemask_ps(_mm_castsi128_ps(same)));
+#else
+    unsigned m = 0;
+    for (int i = 0; i < 4; ++i) m |= static_cast<unsigned>(cell[i] >> shift == want) << i;
+    return m;
+#endif
+}
+
+inline std::uint32_t hint_tag(int source, std::uint64_t hash) {
+    return static_cast<std::uint32_t>(source) << 20 | static_cast<std::uint32_t>(hash & 0xFFFFF);
+}
+inline int source_of(std::uint32_t tag) { return static_cast<int>(tag >> 20); }
 
 class HintTable {
  public:
@@ -112,63 +86,64 @@ class HintTable {
     explicit HintTable(std::size_t first_lines);
 
     void clear();
-    const void* line(std::uint64_t hash) const { return lines_ + (hash >> 20 & mask_); }
+    // home: a number whose low bits choose the line; the same for one context always.
+    const void* line(std::uint64_t home) const { return lines_ + (home & mask_); }
 
-    // The entry of this source and hash for which same(pos) holds, or null.
+    // The entry with this tag for whose mark same(mark) holds, or nowhere.  Then *open is a free place for it.
     template <class Same>
-    HintEntry* find(int source, std::uint64_t hash, Same&& same) {
-        const HintTag tag(source, hash, kWholeTag);
-        for (std::size_t i = hash >> 20 & mask_;; i = (i + 1) & mask_) {
-            const LineScan scan = tag.scan(lines_[i]);
-            for (unsigned m = scan.match; m != 0; m &= m - 1) {
-                HintEntry& e = lines_[i].entry[__builtin_ctz(m) / 4];
-                if (same(e.pos)) return &e;
+    HintEntry find(std::uint64_t home, std::uint32_t tag, std::uint32_t** open, Same&& same) {
+        for (std::size_t i = home & mask_;; i = (i + 1) & mask_) {
+            std::uint32_t* cell = lines_[i].cell;
+            const unsigned empty = equal_lanes(cell, 0, 0);
+            for (unsigned m = equal_lanes(cell + 4, tag & 0xFF, 24) & ~empty; m != 0; m &= m - 1) {
+                const HintEntry e(cell + __builtin_ctz(m));
+                if (e.tag() == tag && same(e.mark())) return e;
             }
-            if (scan.empty != 0) return nullptr;
+            if (empty != 0) {
+                *open = cell + __builtin_ctz(empty);
+                return {};
+            }
         }
     }
-    // The same for the sources `first`, which is even, and first + 1, in one pass: out[0] and out[1].
-    template <class Same>
-    void find_pair(int first, std::uint64_t hash, HintEntry** out, Same&& same) {
-        const HintTag tag(first, hash, kPairTag);
-        out[0] = out[1] = nullptr;
-        for (std::size_t i = hash >> 20 & mask_;; i = (i + 1) & mask_) {
-            const LineScan scan = tag.scan(lines_[i]);
-            for (unsigned m = scan.match; m != 0; m &= m - 1) {
-                HintEntry& e = lines_[i].entry[__builtin_ctz(m) / 4];
-                if (same(e.pos)) out[e.word[2] >> 28 & 1] = &e;
+    // The entries with this mark and this tag or, in out[1], the tag of the next source; tag is of an even one.
+    void find_pair(std::uint64_t home, std::uint32_t tag, std::uint32_t mark, HintEntry* out, std::uint32_t** open) {
+        out[0] = out[1] = HintEntry{};
+        for (std::size_t i = home & mask_;; i = (i + 1) & mask_) {
+            std::uint32_t* cell = lines_[i].cell;
+            for (unsigned m = equal_lanes(cell, mark, 0); m != 0; m &= m - 1) {
+                const HintEntry e(cell + __builtin_ctz(m));
+                const std::uint32_t differs = e.tag() ^ tag;
+                if ((differs & ~kNextSource) == 0) out[differs != 0] = e;
             }
-            if (scan.empty != 0 || (out[0] != nullptr && out[1] != nullptr)) return;
+            const unsigned empty = equal_lanes(cell, 0, 0);
+            if (empty != 0) *open = cell + __builtin_ctz(empty);
+            if (empty != 0 || (out[0] && out[1])) return;
         }
     }
-    // First entry in the hash's own line with that tag, unverified: a guess at what find() will look at.
-    const HintEntry* guess(int source, std::uint64_t hash) const {
-        const HintLine& line = lines_[hash >> 20 & mask_];
-        const unsigned m = HintTag(source, hash, kWholeTag).scan(line).match;
-        return m == 0 ? nullptr : &line.entry[__builtin_ctz(m) / 4];
+    // First entry in the home line with that tag, unverified: a guess at what find() will look at.
+    HintEntry guess(std::uint64_t home, std::uint32_t tag) const {
+        std::uint32_t* cell = lines_[home & mask_].cell;
+        for (unsigned m = equal_lanes(cell + 4, tag & 0xFF, 24); m != 0; m &= m - 1) {
+            const HintEntry e(cell + __builtin_ctz(m));
+            if (e.tag() == tag && e.mark() != 0) return e;
+        }
+        return {};
     }
-    // f(pos) for the entries in the hash's own line with a tag of `first` or first + 1.
-    template <class F>
-    void guess_pair(int first, std::uint64_t hash, F&& f) const {
-        const HintLine& line = lines_[hash >> 20 & mask_];
-        for (unsigned m = HintTag(first, hash, kPairTag).scan(line).match; m != 0; m &= m - 1)
-            f(line.entry[__builtin_ctz(m) / 4].pos);
-    }
-    // A new entry; the caller knows that find() has none.  Never invalidates entries.
-    HintEntry* insert(int source, std::uint64_t hash, std::uint32_t pos);
+    // A new entry, without followers; the caller knows that there is none.  open: a place that may be free, or null.
+    // Never invalidates entries.
+    HintEntry insert(std::uint64_t home, std::uint32_t tag, std::uint32_t mark, std::uint32_t* open);
 
     // Time to grow?  65 % full; past 90 % of a table that may not grow, insert must not be called.
     bool crowded() const { return entries_ * 100 >= capacity() * 65; }
     bool full() const { return entries_ * 100 >= capacity() * 90; }
-    // hash_of(source, pos) must give the hash that an entry was inserted with.
-    template <class HashOf>
-    void grow(int log2_factor, HashOf&& hash_of) {
+    // home_of(source, mark) must give the number that an entry was inserted with.
+    template <class HomeOf>
+    void grow(int log2_factor, HomeOf&& home_of) {
         HintTable larger((mask_ + 1) << log2_factor);
         for (std::size_t i = 0; i <= mask_; ++i) {
-            for (const HintEntry& e : lines_[i].entry) {
-                if (e.pos == 0) break;
-                const int source = static_cast<int>(e.word[2] >> 28);
-                *larger.insert(source, hash_of(source, e.pos), e.pos) = e;
+            for (int lane = 0; lane < 4 && lines_[i].cell[lane] != 0; ++lane) {
+                const HintEntry e(&lines_[i].cell[lane]);
+                larger.insert(home_of(source_of(e.tag()), e.mark()), e.tag(), e.mark(), nullptr).copy(e);
             }
         }
         take(larger);
@@ -179,6 +154,7 @@ class HintTable {
     std::size_t used_bytes() const { return (mask_ + 1) * sizeof(HintLine); }
 
  private:
+    static constexpr std::uint32_t kNextSource = 1u << 20;
     std::size_t capacity() const { return (mask_ + 1) * 4; }
     void take(HintTable& other);
 
@@ -188,5 +164,28 @@ class HintTable {
     HintLine* lines_;
     std::size_t entries_ = 0;
 };
+
+// Chosen without branches: which follower it is can hardly be foretold.
+inline void HintEntry::follow(std::uint32_t next) const {
+    constexpr std::uint32_t kToken = 0xFFFFFF & ~63u;
+    const std::uint32_t a = word(0), b = word(1), c = word(2), own = next << 6;
+    const auto is = [own](std::uint32_t w) { return (w & kToken) == own && (w & 63) != 0; };
+    int last = (b & 63) < (c & 63) ? 1 : 2;  // the place of a new one when all are taken, or the first that is not
+    last = (c & 63) == 0 ? 2 : last;
+    last = (b & 63) == 0 ? 1 : last;
+    last = (a & 63) == 0 ? 0 : last;
+    int i = is(c) ? 2 : 3;
+    i = is(b) ? 1 : i;
+    i = is(a) ? 0 : i;
+    const bool known = i < 3;
+    i = known ? i : last;
+    if (known && (word(i) & 63) == 63) halve();
+    const std::uint32_t count = known ? (word(i) & 63) + 1 : 1;
+    const std::uint32_t tag = word(i) & 0xFF000000u, first = word(0);
+    word(i) = tag | own | count;
+    if (i == 0 || count <= (first & 63)) return;
+    word(0) = (first & 0xFF000000u) | own | count;
+    word(i) = tag | (first & 0xFFFFFF);
+}
 
 }  // namespace evalkit

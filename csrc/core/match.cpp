@@ -27,15 +27,15 @@ void MatchHints::look() {
     looked_ = true;
     const History& text = space_.history;
     const int least = settings_.min_length;
-    entry_ = nullptr;
+    entry_ = HintEntry{};
     whole_ = text.length() >= static_cast<std::size_t>(least);
     if (at_ >= text.stored()) at_ = 0;
     if (!whole_) return;
     hash_ = text.hash(least);
-    entry_ = table_.find(0, hash_, [&](std::uint32_t pos) { return text.same(pos, least); });
-    if (entry_ == nullptr || (at_ > 0 && length_ >= static_cast<std::uint32_t>(least))) return;
-    if (at_ != entry_->pos) misses_ = 0;
-    at_ = entry_->pos;
+    entry_ = table_.find(hint_home(hash_), hint_tag(0, hash_), &open_, [&](std::uint32_t pos) { return text.same(pos, least); });
+    if (!entry_ || (at_ > 0 && length_ >= static_cast<std::uint32_t>(least))) return;
+    if (at_ != entry_.mark()) misses_ = 0;
+    at_ = entry_.mark();
     length_ = static_cast<std::uint32_t>(text.common(at_, settings_.max_length));
     run_ = 0;
 }
@@ -69,22 +69,23 @@ void MatchHints::add(std::uint32_t token, bool keep) {
     look();
     const std::size_t now = space_.history.length();
     if (at_ > 0) step(token);
-    if (entry_ != nullptr && keep) entry_->pos = static_cast<std::uint32_t>(now);
-    if (whole_ && entry_ == nullptr && space_.takes(table_, keep))
-        table_.insert(0, hash_, static_cast<std::uint32_t>(now));
+    if (entry_ && keep) entry_.set_mark(static_cast<std::uint32_t>(now));
+    if (whole_ && !entry_ && space_.takes(table_, keep))
+        table_.insert(hint_home(hash_), hint_tag(0, hash_), static_cast<std::uint32_t>(now), open_);
     looked_ = false;
     const int least = settings_.min_length;
-    space_.relieve(table_, [&](int, std::uint32_t pos) { return space_.history.hash_at(pos, least); });
+    space_.relieve(table_, [&](int, std::uint32_t pos) { return hint_home(space_.history.hash_at(pos, least)); });
 }
 
 void MatchHints::fetch_far(const Ahead& ahead, std::size_t i) const {
-    if (ahead.whole(i, settings_.min_length)) prefetch(table_.line(ahead.hash(i, settings_.min_length)));
+    if (ahead.whole(i, settings_.min_length)) prefetch(table_.line(hint_home(ahead.hash(i, settings_.min_length))));
 }
 
 void MatchHints::fetch_near(const Ahead& ahead, std::size_t i) const {
     if (!ahead.whole(i, settings_.min_length)) return;
-    const HintEntry* e = table_.guess(0, ahead.hash(i, settings_.min_length));
-    if (e != nullptr) prefetch(space_.history.address(e->pos - 1));
+    const std::uint64_t hash = ahead.hash(i, settings_.min_length);
+    const HintEntry e = table_.guess(hint_home(hash), hint_tag(0, hash));
+    if (e) prefetch(space_.history.address(e.mark() - 1));
 }
 
 }  // namespace evalkit

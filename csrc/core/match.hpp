@@ -38,7 +38,8 @@ class MatchHints {
     MatchSettings settings_;
     HintSpace& space_;
     HintTable table_;
-    HintEntry* entry_ = nullptr;
+    HintEntry entry_;
+    std::uint32_t* open_ = nullptr;  // where it would lie
     std::uint64_t hash_ = 0;
     bool whole_ = false;
     bool looked_ = false;

@@ -26,8 +26,8 @@ class TiltSource {
         orders_.add(token, keep);
         space_.history.push(token, keep);
     }
-    void fetch_begin() const {}
-    void fetch_far(const Ahead& ahead, std::size_t i, const std::int32_t*) const { orders_.fetch_far(ahead, i); }
+    void fetch_begin() { orders_.fetch_begin(); }
+    void fetch_far(const Ahead& ahead, std::size_t i, const std::int32_t*) { orders_.fetch_far(ahead, i); }
     void fetch_near(const Ahead& ahead, std::size_t i) const { orders_.fetch_near(ahead, i); }
 
  private:

@@ -1,4 +1,7 @@
-"""What does ``best_agree`` compute?  Contexts as tuples in dicts: the twin the tests trust."""
+"""What does ``best_agree`` compute?  Contexts as tuples in dicts: the twin the tests trust.
+
+The kernel tells word contexts apart by 51 bits of their hash; here they are what they are.
+"""
 
 from __future__ import annotations
 
