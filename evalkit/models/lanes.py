@@ -1,9 +1,10 @@
 """How is a chunk scored when its documents learn side by side?  In turns: the next piece of each open document.
 
 Rows of a piece are computed, kept, and only then shown to the learner, so the next piece of that document sees them.
-A piece has a forward call of its own, of its own length: no bit of its rows depends on another document.  A model that
-says ``batched`` gets the pieces of a turn in one call, whose shape follows the neighbours.  Documents enter lanes in
-stream order and leave when they end; their rows come out in stream order.  A document that the chunk cuts keeps its lane.
+A piece has a forward call of its own, padded to the length that it has where its document does not end: no bit of its
+rows depends on another document, or on where its own will end.  A model that says ``batched`` gets the pieces of a turn
+in one call, whose shape follows the neighbours.  Documents enter lanes in stream order and leave when they end; their
+rows come out in stream order.  A document that the chunk cuts keeps its lane.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Open:
 
     first: int
     """Stream position of its first token; rows of a piece never reach before it."""
-    pieces: deque[Window]
+    pieces: deque[tuple[Window, int]]
+    """Each with the input tokens of its forward call, padding included."""
     lane: int = -1
     done: list[tuple[Window, Tensor]] = field(default_factory=list)
 
@@ -78,9 +80,11 @@ class LaneForward:
         for window in chunk.windows:
             if not found or (window.start in self._starts and window.lo == window.start + 1):
                 found.append(Open(window.start, deque()))
+            end = window.lo + (self.plan.seq_len if window.skip == 0 else self.plan.stride)  # pyright: ignore[reportAttributeAccessIssue]
             edges = range(window.lo, window.hi, self.model.chunk or window.hi)
             for lo in edges:
-                found[-1].pieces.append(replace(window, lo=lo, hi=min(lo + edges.step, window.hi)))
+                piece = replace(window, lo=lo, hi=min(lo + edges.step, window.hi))
+                found[-1].pieces.append((piece, min(lo + edges.step, end) - 1 - window.start))
         if self._carried is not None and chunk.windows[0].lo - 1 not in self._starts:
             found[0].first, found[0].lane = self._carried
         return found
@@ -107,9 +111,8 @@ class LaneForward:
 
     def _forward(self, active: Sequence[Open]) -> None:
         """One forward over the next piece of each, then one step on each that goes on."""
-        pieces = [d.pieces.popleft() for d in active]
-        longest = max(w.length for w in pieces)
-        ids = np.zeros((len(pieces), longest), dtype=np.int64)
+        pieces, lengths = zip(*[d.pieces.popleft() for d in active], strict=True)
+        ids = np.zeros((len(pieces), max(lengths)), dtype=np.int64)
         for row, w in zip(ids, pieces, strict=True):
             row[: w.length] = self.tokens[w.start : w.hi - 1]
         logits = self.model.lane_logits([d.lane for d in active], torch.from_numpy(ids).to(self.model.device))

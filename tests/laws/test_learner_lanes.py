@@ -82,7 +82,7 @@ def test_lanes_are_a_plain_loop_over_documents(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at", [70, 201])
 def test_a_changed_suffix_changes_no_earlier_score(at: int, tmp_path: Path) -> None:
-    """The same bits in all documents before; the last piece of one that now ends elsewhere, and batches, up to rounding."""
+    """The same bits; documents that share a batch with later ones, whose shape follows theirs, up to rounding."""
     from dataclasses import replace
 
     stream = tiny_stream(tmp_path)
@@ -97,12 +97,10 @@ def test_a_changed_suffix_changes_no_earlier_score(at: int, tmp_path: Path) -> N
         doc_bytes=np.ones(len(starts), np.int64),
         doc_names=("x",) * len(starts),
     )
-    begun = int(starts[starts < at].max())
     for more, most in (("", 0.0), (",batched=true", 2e-5)):
         one = run(4, tmp_path / f"one{more}", stream=stream, more=more)
         two = run(4, tmp_path / f"two{more}", stream=other, more=more)
-        assert np.abs(one[:begun] - two[:begun])[:, -1].max() <= most
-        assert np.abs(one[: at - 1] - two[: at - 1])[:, -1].max() < 2e-5
+        assert np.abs(one[: at - 1] - two[: at - 1])[:, -1].max() <= most
         assert not np.allclose(one[at:], two[at:], atol=0.1)
 
 
