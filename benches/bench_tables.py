@@ -88,7 +88,7 @@ def slot_rows(x: np.ndarray, vocab: int) -> list[dict[str, Any]]:
     """Tables of 2^18 to 2^26 slots (eight to a line), each with the text that it is made for."""
     rows = []
     for log2 in range(18, 27):
-        n = (1 << (log2 - 3)) * 8 // (ORDERS + 1)
+        n = (1 << (log2 - 3)) * 96 // ((ORDERS + 1) * (vocab - 1).bit_length())
         if n <= len(x):
             rows.append({"slots_log2": log2} | table_row(x[:n], vocab, 1, n))
     return rows

@@ -14,11 +14,6 @@ std::size_t check_rows(const Int32& tokens, const Float64& p, std::uint32_t voca
     return n;
 }
 
-void check_row(const Float64& p, std::uint32_t vocab, const char* name) {
-    if (length(p, name) != vocab)
-        throw py::value_error(std::string(name) + " must have one entry per token of the vocabulary");
-}
-
 const double* optional(const py::object& x, std::size_t size, const char* name) {
     if (x.is_none()) return nullptr;
     if (!py::isinstance<Float64>(x)) throw py::type_error(std::string(name) + " must be None or a C-ordered float64 array");
@@ -28,8 +23,6 @@ const double* optional(const py::object& x, std::size_t size, const char* name) 
     return a.data();
 }
 
-Float64 copy_out(const std::vector<double>& x) { return Float64(static_cast<py::ssize_t>(x.size()), x.data()); }
-
 class BiasFace {
  public:
     explicit BiasFace(const BiasSettings& settings) : vocab_(settings.vocab), bias_(settings) {}
@@ -38,20 +31,13 @@ class BiasFace {
 
     Float64 score(const Int32& tokens, const Float64& p) {
         const std::size_t n = check_rows(tokens, p, vocab_);
-        Float64 out({p.shape(0), p.shape(1)});
         const std::int32_t* x = tokens.data();
-        const double* from = p.data();
-        double* to = out.mutable_data();
-        const py::gil_scoped_release quiet;
-        bias_.score(x, n, from, to);
-        return out;
+        return filled(p, [&](double* to) { bias_.score(x, n, p.data(), to); });
     }
 
     Float64 row(const Float64& p) {
-        check_row(p, vocab_, "p");
-        Float64 out(p.shape(0));
-        bias_.row(p.data(), out.mutable_data());
-        return out;
+        check_row(p, vocab_);
+        return filled(p, [&](double* to) { bias_.row(p.data(), to); });
     }
 
     void observe(std::int64_t token) { bias_.observe(check_id(token, vocab_, "token")); }
@@ -75,20 +61,15 @@ class TemperatureFace {
         const std::size_t n = check_rows(tokens, p, vocab_);
         const double* anchor = optional(model, n * vocab_, "model");
         const double* nats = entropies(entropy, n);
-        Float64 out({p.shape(0), p.shape(1)});
         const std::int32_t* x = tokens.data();
-        const double* from = p.data();
-        double* to = out.mutable_data();
-        const py::gil_scoped_release quiet;
-        temperature_.score(x, n, from, anchor, nats, to);
-        return out;
+        return filled(p, [&](double* to) { temperature_.score(x, n, p.data(), anchor, nats, to); });
     }
 
     Float64 row(const Float64& p, const py::object& model, const py::object& entropy) {
-        check_row(p, vocab_, "p");
-        Float64 out(p.shape(0));
-        temperature_.row(p.data(), optional(model, vocab_, "model"), entropies(entropy, 1), out.mutable_data());
-        return out;
+        check_row(p, vocab_);
+        const double* anchor = optional(model, vocab_, "model");
+        const double* nats = entropies(entropy, 1);
+        return filled(p, [&](double* to) { temperature_.row(p.data(), anchor, nats, to); });
     }
 
     void observe(std::int64_t token) { temperature_.observe(check_id(token, vocab_, "token")); }

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 #include <string>
+#include <type_traits>
+#include <vector>
 
 namespace evalkit::bind {
 
@@ -49,14 +51,44 @@ inline std::uint32_t check_id(std::int64_t id, std::uint32_t vocab, const char* 
     return static_cast<std::uint32_t>(id);
 }
 
-// The columns of a chunk: p [n, k]; cands [n, k], or None when k == vocab.
-inline std::size_t check_columns(const Int32& tokens, const py::object& cands, const Float64& p, std::uint32_t vocab) {
+inline void check_row(const Float64& p, std::uint32_t vocab, const char* name = "p") {
+    if (length(p, name) != vocab)
+        throw py::value_error(std::string(name) + " must have one entry per token of the vocabulary");
+}
+
+// One number per target; the array must outlive the pointer.
+template <class Array>
+const typename Array::value_type* per_target(const py::object& x, std::size_t n, const char* name) {
+    if (!py::isinstance<Array>(x))
+        throw py::type_error(std::string(name) + " must be a C-ordered " +
+                             (std::is_same_v<Array, Float64> ? "float64" : "int32") + " array");
+    const auto a = py::reinterpret_borrow<Array>(x);
+    if (length(a, name) != n) throw py::value_error(std::string(name) + " must have one entry per target");
+    return a.data();
+}
+
+inline const std::int32_t* ids_per_target(const py::object& x, std::size_t n, std::uint32_t vocab, const char* name) {
+    const std::int32_t* ids = per_target<Int32>(x, n, name);
+    check_ids(py::reinterpret_borrow<Int32>(x), 0, vocab, name);
+    return ids;
+}
+
+// A checked chunk.  tokens: [n]; p: [n, k]; cands: [n, k], or null when k is the vocabulary.
+struct Columns {
+    const std::int32_t* tokens;
+    std::size_t n;
+    const std::int32_t* cands;
+    std::size_t k;
+    const double* p;
+};
+
+inline Columns check_columns(const Int32& tokens, const py::object& cands, const Float64& p, std::uint32_t vocab) {
     const std::size_t n = length(tokens, "tokens");
     check_ids(tokens, 0, vocab, "tokens");
     if (p.ndim() != 2) throw py::value_error("p must have 2 dimensions, not " + std::to_string(p.ndim()));
     const auto k = cands.is_none() ? static_cast<std::size_t>(vocab) : static_cast<std::size_t>(p.shape(1));
     check_shape(p, n, k, "p");
-    if (cands.is_none()) return k;
+    if (cands.is_none()) return {tokens.data(), n, nullptr, k, p.data()};
     if (!py::isinstance<Int32>(cands)) throw py::type_error("cands must be None or a C-ordered int32 array");
     const auto ids = py::reinterpret_borrow<Int32>(cands);
     check_shape(ids, n, k, "cands");
@@ -65,11 +97,31 @@ inline std::size_t check_columns(const Int32& tokens, const py::object& cands, c
     const std::int32_t* c = ids.data();
     for (std::size_t i = 0; i < n; ++i)
         if (k == 0 || c[i * k] != x[i]) throw py::value_error("column 0 of cands must be tokens");
-    return k;
+    return {x, n, c, k, p.data()};
 }
 
-inline const std::int32_t* data_or_null(const py::object& cands) {
-    return cands.is_none() ? nullptr : py::reinterpret_borrow<Int32>(cands).data();
+// An array of p's shape that f(double*) fills, Python running on.
+template <class F>
+Float64 filled(const Float64& p, F&& f) {
+    Float64 out(std::vector<py::ssize_t>(p.shape(), p.shape() + p.ndim()));
+    double* to = out.mutable_data();
+    {
+        const py::gil_scoped_release quiet;
+        f(to);
+    }
+    return out;
 }
+
+// f(const std::int32_t*, n) of checked tokens, Python running on.
+template <class F>
+void with_tokens(const Int32& tokens, std::uint32_t vocab, F&& f) {
+    const std::size_t n = length(tokens, "tokens");
+    check_ids(tokens, 0, vocab, "tokens");
+    const std::int32_t* x = tokens.data();
+    const py::gil_scoped_release quiet;
+    f(x, n);
+}
+
+inline Float64 copy_out(const std::vector<double>& x) { return Float64(static_cast<py::ssize_t>(x.size()), x.data()); }
 
 }  // namespace evalkit::bind

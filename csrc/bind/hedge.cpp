@@ -14,78 +14,43 @@ class MixerFace {
 
     Float64 score(const Int32& tokens, const py::object& cands, const Float64& p, const std::vector<Float64>& past,
                   const py::object& entropy, const py::object& top_id) {
-        const std::size_t k = check_columns(tokens, cands, p, vocab_);
-        const auto n = static_cast<std::size_t>(tokens.size());
+        const Columns c = check_columns(tokens, cands, p, vocab_);
         std::vector<const double*> stages;
         for (const Float64& stage : past) {
-            check_shape(stage, n, k, "each array of history");
+            check_shape(stage, c.n, c.k, "each array of history");
             stages.push_back(stage.data());
         }
-        const MixerSide side = check_side(entropy, top_id, n);
-        Float64 out({p.shape(0), p.shape(1)});
-        const std::int32_t* ids = data_or_null(cands);
-        const std::int32_t* x = tokens.data();
-        const double* from = p.data();
-        double* to = out.mutable_data();
-        const py::gil_scoped_release quiet;
-        mixer_.score(x, n, ids, k, from, stages, side, to);
-        return out;
+        const MixerSide side = side_of(entropy, top_id, c.n);
+        return filled(p, [&](double* to) { mixer_.score(c.tokens, c.n, c.cands, c.k, c.p, stages, side, to); });
     }
 
     Float64 row(const Float64& p, const std::vector<Float64>& past, const py::object& entropy, const py::object& top_id) {
-        check_row(p, "p");
+        check_row(p, vocab_);
         std::vector<const double*> stages;
         for (const Float64& stage : past) {
-            check_row(stage, "each array of history");
+            check_row(stage, vocab_, "each array of history");
             stages.push_back(stage.data());
         }
-        const MixerSide side = check_side(entropy, top_id, 1);
-        Float64 out(p.shape(0));
-        mixer_.row(p.data(), stages, side, out.mutable_data());
-        return out;
+        const MixerSide side = side_of(entropy, top_id, 1);
+        return filled(p, [&](double* to) { mixer_.row(p.data(), stages, side, to); });
     }
 
     void observe(std::int64_t token) { mixer_.observe(check_id(token, vocab_, "token")); }
 
     void replay(const Int32& tokens) {
-        const std::size_t n = length(tokens, "tokens");
-        check_ids(tokens, 0, vocab_, "tokens");
-        const std::int32_t* x = tokens.data();
-        const py::gil_scoped_release quiet;
-        mixer_.replay(x, n);
+        with_tokens(tokens, vocab_, [&](const std::int32_t* x, std::size_t n) { mixer_.replay(x, n); });
     }
 
-    Float64 state() const {
-        const std::vector<double> all = mixer_.state();
-        return Float64(static_cast<py::ssize_t>(all.size()), all.data());
-    }
+    Float64 state() const { return copy_out(mixer_.state()); }
 
     void set_state(const Float64& state) { mixer_.set_state(state.data(), length(state, "state")); }
 
     const Mixer& mixer() const { return mixer_; }
 
  private:
-    void check_row(const Float64& p, const char* name) const {
-        if (length(p, name) != vocab_)
-            throw py::value_error(std::string(name) + " must have one entry per token of the vocabulary");
-    }
-
-    MixerSide check_side(const py::object& entropy, const py::object& top_id, std::size_t n) const {
-        MixerSide side{nullptr, nullptr};
-        if (by_.entropy) {
-            if (!py::isinstance<Float64>(entropy)) throw py::type_error("entropy must be a C-ordered float64 array");
-            const auto x = py::reinterpret_borrow<Float64>(entropy);
-            if (length(x, "entropy") != n) throw py::value_error("entropy must have one entry per target");
-            side.entropy = x.data();
-        }
-        if (by_.agreement) {
-            if (!py::isinstance<Int32>(top_id)) throw py::type_error("top_id must be a C-ordered int32 array");
-            const auto x = py::reinterpret_borrow<Int32>(top_id);
-            if (length(x, "top_id") != n) throw py::value_error("top_id must have one entry per target");
-            check_ids(x, 0, vocab_, "top_id");
-            side.top_id = x.data();
-        }
-        return side;
+    MixerSide side_of(const py::object& entropy, const py::object& top_id, std::size_t n) const {
+        return MixerSide{by_.entropy ? per_target<Float64>(entropy, n, "entropy") : nullptr,
+                         by_.agreement ? ids_per_target(top_id, n, vocab_, "top_id") : nullptr};
     }
 
     std::uint32_t vocab_;

@@ -21,58 +21,38 @@ class HintFace {
     void begin(std::int64_t first_token) { expert_.begin(check_id(first_token, vocab_, "first_token")); }
 
     Int32 propose(const Int32& tokens) {
-        const std::size_t n = length(tokens, "tokens");
-        check_ids(tokens, 0, vocab_, "tokens");
-        Int32 out({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(expert_.hints())});
-        const std::int32_t* x = tokens.data();
+        const auto n = static_cast<py::ssize_t>(length(tokens, "tokens"));
+        Int32 out({n, static_cast<py::ssize_t>(expert_.hints())});
         std::int32_t* to = out.mutable_data();
-        const py::gil_scoped_release quiet;
-        expert_.propose(x, n, to);
+        with_tokens(tokens, vocab_, [&](const std::int32_t* x, std::size_t count) { expert_.propose(x, count, to); });
         return out;
     }
 
     Float64 score(const Int32& tokens, const py::object& cands, std::size_t own, const Float64& p,
                   const py::object& start_mass) {
-        const std::size_t k = check_columns(tokens, cands, p, vocab_);
-        const auto n = static_cast<std::size_t>(tokens.size());
-        if (!cands.is_none() && own + static_cast<std::size_t>(expert_.hints()) > k)
-            throw py::value_error("the hints of this expert do not fit into " + std::to_string(k) + " columns from " +
+        const Columns c = check_columns(tokens, cands, p, vocab_);
+        if (c.cands != nullptr && own + static_cast<std::size_t>(expert_.hints()) > c.k)
+            throw py::value_error("the hints of this expert do not fit into " + std::to_string(c.k) + " columns from " +
                                   std::to_string(own));
-        if (expert_.waiting() < n)
-            throw py::value_error("score of " + std::to_string(n) + " targets, but propose was called for " +
+        if (expert_.waiting() < c.n)
+            throw py::value_error("score of " + std::to_string(c.n) + " targets, but propose was called for " +
                                   std::to_string(expert_.waiting()));
-        const double* mass = mass_of(start_mass, n);
-        Float64 out({p.shape(0), p.shape(1)});
-        const std::int32_t* ids = data_or_null(cands);
-        const std::int32_t* x = tokens.data();
-        const double* from = p.data();
-        double* to = out.mutable_data();
-        const py::gil_scoped_release quiet;
-        expert_.score(x, n, ids, k, own, from, mass, to);
-        return out;
+        const double* mass = start_mass.is_none() ? nullptr : per_target<Float64>(start_mass, c.n, "start_mass");
+        return filled(p, [&](double* to) { expert_.score(c.tokens, c.n, c.cands, c.k, own, c.p, mass, to); });
     }
 
     Float64 row(const Float64& p, double start_mass) {
-        if (length(p, "p") != vocab_) throw py::value_error("p must have one entry per token of the vocabulary");
-        Float64 out(p.shape(0));
-        expert_.row(p.data(), vocab_, start_mass, out.mutable_data());
-        return out;
+        check_row(p, vocab_);
+        return filled(p, [&](double* to) { expert_.row(p.data(), vocab_, start_mass, to); });
     }
 
     void observe(std::int64_t token) { expert_.observe(static_cast<std::int32_t>(check_id(token, vocab_, "token"))); }
 
     void replay(const Int32& tokens) {
-        const std::size_t n = length(tokens, "tokens");
-        check_ids(tokens, 0, vocab_, "tokens");
-        const std::int32_t* x = tokens.data();
-        const py::gil_scoped_release quiet;
-        expert_.replay(x, n);
+        with_tokens(tokens, vocab_, [&](const std::int32_t* x, std::size_t n) { expert_.replay(x, n); });
     }
 
-    Float64 state() const {
-        const std::vector<double>& values = expert_.tilt().state();
-        return Float64(static_cast<py::ssize_t>(values.size()), values.data());
-    }
+    Float64 state() const { return copy_out(expert_.tilt().state()); }
 
     void set_state(const Float64& values) {
         const std::size_t want = expert_.tilt().state().size();
@@ -90,14 +70,6 @@ class HintFace {
     std::int64_t full_at() const { return expert_.source().space().full_at; }
 
  private:
-    const double* mass_of(const py::object& start_mass, std::size_t n) const {
-        if (start_mass.is_none()) return nullptr;
-        if (!py::isinstance<Float64>(start_mass)) throw py::type_error("start_mass must be None or a float64 array");
-        const auto values = py::reinterpret_borrow<Float64>(start_mass);
-        if (length(values, "start_mass") != n) throw py::value_error("start_mass must have one entry per target");
-        return values.data();
-    }
-
     std::uint32_t vocab_;
     HintExpert<Source> expert_;
 };

@@ -18,33 +18,19 @@ class DirichletFace {
 
     Float64 score(const Int32& tokens, const py::object& cands, const Float64& p) {
         check_begun();
-        const std::size_t k = check_columns(tokens, cands, p, vocab_);
-        Float64 out({p.shape(0), p.shape(1)});
-        const std::int32_t* ids = data_or_null(cands);
-        const std::int32_t* x = tokens.data();
-        const auto n = static_cast<std::size_t>(tokens.size());
-        const double* from = p.data();
-        double* to = out.mutable_data();
-        const py::gil_scoped_release quiet;
-        ppm_.score(x, n, ids, k, from, to);
-        return out;
+        const Columns c = check_columns(tokens, cands, p, vocab_);
+        return filled(p, [&](double* to) { ppm_.score(c.tokens, c.n, c.cands, c.k, c.p, to); });
     }
 
     Float64 row(const Float64& p) {
         check_begun();
-        if (length(p, "p") != vocab_) throw py::value_error("p must have one entry per token of the vocabulary");
-        Float64 out(p.shape(0));
-        ppm_.row(p.data(), out.mutable_data());
-        return out;
+        check_row(p, vocab_);
+        return filled(p, [&](double* to) { ppm_.row(p.data(), to); });
     }
 
     void observe(const Int32& tokens) {
         check_begun();
-        const std::size_t n = length(tokens, "tokens");
-        check_ids(tokens, 0, vocab_, "tokens");
-        const std::int32_t* x = tokens.data();
-        const py::gil_scoped_release quiet;
-        ppm_.observe(x, n);
+        with_tokens(tokens, vocab_, [&](const std::int32_t* x, std::size_t n) { ppm_.observe(x, n); });
     }
 
     const GramTable& table() const { return ppm_.table(); }
@@ -72,26 +58,16 @@ class LearnedFace {
     Float64 score(const Int32& tokens, const py::object& cands, const Float64& p, const py::object& entropy,
                   const py::object& top) {
         check_begun();
-        const std::size_t k = check_columns(tokens, cands, p, vocab_);
-        const auto n = static_cast<std::size_t>(tokens.size());
-        const SideView side = check_side(entropy, top, n);
-        Float64 out({p.shape(0), p.shape(1)});
-        const std::int32_t* ids = data_or_null(cands);
-        const std::int32_t* x = tokens.data();
-        const double* from = p.data();
-        double* to = out.mutable_data();
-        const py::gil_scoped_release quiet;
-        ppm_.score(x, n, ids, k, from, side, to);
-        return out;
+        const Columns c = check_columns(tokens, cands, p, vocab_);
+        const SideView side = side_of(entropy, top, c.n);
+        return filled(p, [&](double* to) { ppm_.score(c.tokens, c.n, c.cands, c.k, c.p, side, to); });
     }
 
     Float64 row(const Float64& p, const py::object& entropy, const py::object& top) {
         check_begun();
-        if (length(p, "p") != vocab_) throw py::value_error("p must have one entry per token of the vocabulary");
-        const SideView side = check_side(entropy, top, 1);
-        Float64 out(p.shape(0));
-        ppm_.row(p.data(), side, out.mutable_data());
-        return out;
+        check_row(p, vocab_);
+        const SideView side = side_of(entropy, top, 1);
+        return filled(p, [&](double* to) { ppm_.row(p.data(), side, to); });
     }
 
     void observe(std::int64_t token) {
@@ -102,17 +78,12 @@ class LearnedFace {
 
     void replay(const Int32& tokens) {
         check_begun();
-        const std::size_t n = length(tokens, "tokens");
-        check_ids(tokens, 0, vocab_, "tokens");
-        const std::int32_t* x = tokens.data();
-        const py::gil_scoped_release quiet;
-        ppm_.replay(x, n);
+        with_tokens(tokens, vocab_, [&](const std::int32_t* x, std::size_t n) { ppm_.replay(x, n); });
     }
 
     Float64 weights() const {
         check_begun();
-        const std::vector<double> values = ppm_.weights();
-        return Float64(static_cast<py::ssize_t>(values.size()), values.data());
+        return copy_out(ppm_.weights());
     }
 
     void set_weights(const Float64& values) {
@@ -128,16 +99,9 @@ class LearnedFace {
         if (!begun_) throw py::value_error("begin() comes first");
     }
 
-    SideView check_side(const py::object& entropy, const py::object& top, std::size_t n) const {
+    SideView side_of(const py::object& entropy, const py::object& top, std::size_t n) const {
         if (!side_) return SideView{};
-        if (!py::isinstance<Float64>(entropy)) throw py::type_error("entropy must be a C-ordered float64 array");
-        if (!py::isinstance<Int32>(top)) throw py::type_error("top must be a C-ordered int32 array");
-        const auto e = py::reinterpret_borrow<Float64>(entropy);
-        const auto t = py::reinterpret_borrow<Int32>(top);
-        if (length(e, "entropy") != n || length(t, "top") != n)
-            throw py::value_error("entropy and top must have one entry per target");
-        check_ids(t, 0, vocab_, "top");
-        return SideView{e.data(), t.data()};
+        return SideView{per_target<Float64>(entropy, n, "entropy"), ids_per_target(top, n, vocab_, "top")};
     }
 
     std::uint32_t vocab_;

@@ -27,14 +27,7 @@ class TableFace {
         const std::int32_t* x = tokens.data();
         std::uint32_t* to = out.mutable_data();
         const py::gil_scoped_release quiet;
-        table_.look_ahead(x, n);
-        for (std::size_t i = 0; i < n; ++i, to += 2 * orders) {
-            const auto token = static_cast<std::uint32_t>(x[i]);
-            table_.find(token);
-            table_.counts(to);
-            table_.add(token);
-        }
-        table_.look_ahead(nullptr, 0);
+        table_.count(x, n, to);
         return out;
     }
 

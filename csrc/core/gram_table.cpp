@@ -52,10 +52,11 @@ inline void GramTable::step_addresses(std::uint32_t token, bool fetch) {
     to[0] = token;
     to[1] = ((token >> 3) + (token & 7u) * kSalt) & mask;  // with the index of its lane this names it
     if (frontier_++ == 0) return;
-    const int longest = max_order_;
-    for (int k = 2; k <= longest; ++k) {
-        to[k] = (from[k - 1] * kOdd + own) & mask;
-        if (fetch) __builtin_prefetch(&lines[to[k]], 1);
+    const auto longest = static_cast<std::size_t>(max_order_);
+    for (std::size_t k = 2; k <= longest; ++k) {
+        const std::size_t home = (from[k - 1] * kOdd + own) & mask;
+        to[k] = static_cast<std::uint32_t>(home);
+        if (fetch) __builtin_prefetch(&lines[home], 1);
     }
 }
 
@@ -80,7 +81,7 @@ std::uint32_t* GramTable::search(std::uint32_t home, std::uint32_t key, int* ind
     }
 }
 
-void GramTable::look_up(std::uint32_t token) {
+inline void GramTable::look_up_here(std::uint32_t token) {
     if (frontier_ <= length_ || addresses(length_)[0] != token) {
         frontier_ = length_;  // not the token that was looked ahead to
         step_addresses(token, false);
@@ -92,11 +93,12 @@ void GramTable::look_up(std::uint32_t token) {
     std::uint32_t* child = this->child().data();
     std::uint32_t** value = child_value().data();
     Line* lines = lines_;
-    const int shift = token_bits_ + 1, seen = seen_;
+    const int shift = token_bits_ + 1;
+    const auto seen = static_cast<std::size_t>(seen_);
     const std::uint32_t own = token_part(token);
     std::uint32_t wide = 0;
     child[1] = prefix_part(first_lane(token));
-    int k = 2;
+    std::size_t k = 2;
     for (; k <= seen; ++k) {
         Line* line = &lines[home[k]];
         const unsigned m = lanes_equal(line->key, prefix[k - 1] | own);
@@ -111,19 +113,22 @@ void GramTable::look_up(std::uint32_t token) {
         }
         child[k] = static_cast<std::uint32_t>(index) << shift;
         const std::uint32_t val = *value[k];
-        hit_[static_cast<std::size_t>(k)] = val >> 8;
+        hit_[k] = val >> 8;
         wide |= val;
     }
     wide_ = (wide & kTooWide) != 0;
-    found_ = k - 1;
+    found_ = static_cast<int>(k) - 1;
 }
 
-void GramTable::counts(std::uint32_t* out) const {
-    const int longest = max_order_, found = found_, seen = seen_;
-    for (int k = 1; k <= longest; ++k, out += 2) {
-        const auto i = static_cast<std::size_t>(k);
-        out[0] = k <= found ? hit_[i] : 0;
-        out[1] = k <= seen ? total_[i] : 0;
+void GramTable::look_up(std::uint32_t token) { look_up_here(token); }
+
+inline void GramTable::counts(std::uint32_t* out) const {
+    const auto longest = static_cast<std::size_t>(max_order_), found = static_cast<std::size_t>(found_),
+               seen = static_cast<std::size_t>(seen_);
+    const std::uint32_t *hits = hit_.data(), *totals = total_.data();
+    for (std::size_t k = 1; k <= longest; ++k, out += 2) {
+        out[0] = k <= found ? hits[k] : 0;
+        out[1] = k <= seen ? totals[k] : 0;
     }
 }
 
@@ -168,10 +173,11 @@ inline bool GramTable::take_new(std::uint32_t token, int last) {
     const std::uint32_t* prefix = gram().data();
     std::uint32_t* child = this->child().data();
     Line* lines = lines_;
-    const int shift = token_bits_ + 1, from = found_ + 1;
+    const int shift = token_bits_ + 1;
+    const auto from = static_cast<std::size_t>(found_ + 1), end = static_cast<std::size_t>(last);
     const std::uint32_t own = token_part(token);
-    int k = from;
-    for (; k <= last; ++k) {
+    std::size_t k = from;
+    for (; k <= end; ++k) {
         Line* line = &lines[home[k]];
         const std::uint32_t key = prefix[k - 1] | own;
         const unsigned open = lanes_equal(line->key, 0);
@@ -186,10 +192,10 @@ inline bool GramTable::take_new(std::uint32_t token, int last) {
         }
         child[k] = static_cast<std::uint32_t>(index) << shift;
     }
-    lanes_used_ += static_cast<std::uint64_t>(k - from);
-    if (moved_) relocate(k - 1);
-    if (k > last) return true;
-    for (int j = from; j < k; ++j) *lane_value(home[j], index_of(child[j])) = 0;
+    lanes_used_ += k - from;
+    if (moved_) relocate(static_cast<int>(k) - 1);
+    if (k > end) return true;
+    for (std::size_t j = from; j < k; ++j) *lane_value(home[j], index_of(child[j])) = 0;
     return false;
 }
 
@@ -241,17 +247,19 @@ std::uint32_t* GramTable::lane_value(std::uint32_t home, int index) const {
 
 // Count `token`, whose new n-grams have lanes, and read the contexts of the next position on the way: each n-gram that
 // was found was followed as often as it was seen before now.
-inline void GramTable::count(std::uint32_t token) {
-    for (int k = std::max(found_ + 1, 3); k <= seen_; ++k) {  // contexts that get a new follower
-        std::uint32_t& prefix = *gram_value()[static_cast<std::size_t>(k - 1)];
+inline void GramTable::count_found(std::uint32_t token) {
+    const auto found = static_cast<std::size_t>(found_), seen = static_cast<std::size_t>(seen_);
+    std::uint32_t* const* prefixes = gram_value().data();
+    for (std::size_t k = std::max<std::size_t>(found + 1, 3); k <= seen; ++k) {  // contexts that get a new follower
+        std::uint32_t& prefix = *prefixes[k - 1];
         prefix += (prefix & kMaxDistinct) != kMaxDistinct;
     }
-    for (int k = 2; k <= found_; ++k) {
-        std::uint32_t& val = *child_value()[static_cast<std::size_t>(k)];
-        val += kOne;
-        if (k == max_order_) break;
-        total_[static_cast<std::size_t>(k + 1)] = hit_[static_cast<std::size_t>(k)];
-        distinct_[static_cast<std::size_t>(k + 1)] = val & kMaxDistinct;
+    std::uint32_t* const* values = child_value().data();
+    for (std::size_t k = 2; k <= found; ++k) {
+        const std::uint32_t val = *values[k] + kOne;
+        *values[k] = val;
+        total_[k + 1] = hit_[k];  // of the longest order: written, not read
+        distinct_[k + 1] = val & kMaxDistinct;
     }
     unigram_distinct_ += tokens_[token].count++ == 0;
     total_[1] = ++unigram_total_;
@@ -301,8 +309,8 @@ void GramTable::add_frozen(std::uint32_t token) {
     step(token);
 }
 
-void GramTable::add(std::uint32_t token) {
-    find(token);
+// `token` was looked up.
+inline void GramTable::add_here(std::uint32_t token) {
     if (frozen_at_ >= 0) return add_frozen(token);
     // The longest n-gram that is whole at this position.
     const int last = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(max_order_), length_ + 1));
@@ -310,9 +318,25 @@ void GramTable::add(std::uint32_t token) {
         freeze();
         return add_frozen(token);
     }
-    count(token);
+    count_found(token);
     step(token);
     if (lanes_used_ > crowded_ && !rebuilding_) grow();
+}
+
+void GramTable::add(std::uint32_t token) {
+    find(token);
+    add_here(token);
+}
+
+void GramTable::count(const std::int32_t* tokens, std::size_t n, std::uint32_t* out) {
+    look_ahead(tokens, n);
+    for (std::size_t i = 0; i < n; ++i, out += 2 * max_order_) {
+        const auto token = static_cast<std::uint32_t>(tokens[i]);
+        look_up_here(token);
+        counts(out);
+        add_here(token);
+    }
+    look_ahead(nullptr, 0);
 }
 
 }  // namespace evalkit

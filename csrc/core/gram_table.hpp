@@ -69,8 +69,6 @@ class GramTable {
     void find(std::uint32_t token) {
         if (asked_ != token) look_up(token);
     }
-    // Both for every order: out[2k - 2] = hit(k), out[2k - 1] = total(k).
-    void counts(std::uint32_t* out) const;
     int found() const { return found_; }  // highest order with a count, 1 when none (order 1 may be 0 then)
     std::uint32_t hit(int order) const { return order <= found_ ? hit_[static_cast<std::size_t>(order)] : 0; }
 
@@ -83,6 +81,9 @@ class GramTable {
 
     // Count `token` in every order and step to the next position.
     void add(std::uint32_t token);
+
+    // Look up, read and count n tokens in a row: out is [n, max_order, 2], the hit and the total of every order.
+    void count(const std::int32_t* tokens, std::size_t n, std::uint32_t* out);
 
     // Go on with the text of another table, its first token included: the same as a table of both texts joined.
     // False when this table is frozen before or while it reads, or the other one is: then its text is incomplete.
@@ -105,7 +106,7 @@ class GramTable {
  private:
     using Keys = std::array<std::uint32_t, kMaxOrder + 1>;
     using Values = std::array<std::uint32_t*, kMaxOrder + 1>;
-    using Numbers = std::array<std::uint32_t, kMaxOrder + 1>;
+    using Numbers = std::array<std::uint32_t, kMaxOrder + 2>;
 
     static constexpr std::size_t kRing = 64;   // positions whose addresses are kept, a power of two
     static constexpr std::size_t kStride = 32; // of which kMaxOrder + 1 are used
@@ -124,13 +125,16 @@ class GramTable {
     }
     std::uint32_t child_home(int order, std::uint32_t token) const;
     EVALKIT_INLINE void step_addresses(std::uint32_t token, bool fetch);
+    EVALKIT_INLINE void look_up_here(std::uint32_t token);
     void look_up(std::uint32_t token);
+    EVALKIT_INLINE void counts(std::uint32_t* out) const;
+    EVALKIT_INLINE void add_here(std::uint32_t token);
     std::uint32_t* search(std::uint32_t home, std::uint32_t key, int* index) const;
     int insert_in_chain(std::uint32_t home, std::uint32_t key);
     std::uint32_t* lane_value(std::uint32_t home, int index) const;
     EVALKIT_INLINE bool take_new(std::uint32_t token, int last);
     void relocate(int last);
-    EVALKIT_INLINE void count(std::uint32_t token);
+    EVALKIT_INLINE void count_found(std::uint32_t token);
     void freeze();
     void add_frozen(std::uint32_t token);
     EVALKIT_INLINE void step(std::uint32_t token);

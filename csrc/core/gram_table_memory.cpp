@@ -47,8 +47,8 @@ GramTable::GramTable(std::uint32_t vocab, int max_order, std::size_t bytes, std:
     tokens_.resize(vocab);
     ring_.resize(kRing * kStride);
     first_log2_ = smallest_log2(vocab);
-    // Real text has 0.5 to 0.7 new n-grams per token and order; lines hold 4 to 5 lanes then.
-    const std::size_t lines = expected_tokens * static_cast<std::size_t>(max_order_) / 8;
+    // Real text has 0.5 to 0.7 new n-grams per token and order, more of a large vocabulary: 2 to 4.5 lanes in a line then.
+    const std::size_t lines = expected_tokens * static_cast<std::size_t>(max_order_ * token_bits_) / 96;
     while (first_log2_ < kMaxLog2Lines && (std::size_t{1} << first_log2_) < lines &&
            (std::size_t{64} << (first_log2_ + 1)) <= bound_ / 2)
         ++first_log2_;
