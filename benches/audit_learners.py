@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benches.learners import EXPERTS, STACKS
+from benches.learners import BY_DOCUMENT, EXPERTS, STACKS
 
 RESULTS = Path(__file__).parent / "results"
 ALONE = (
@@ -30,15 +30,14 @@ ALONE = (
 )
 WITH_SLOT = ["muon_ttt", "slot:chunk=256", *EXPERTS]
 AUDITED = {name: STACKS[name] for name in (*ALONE, "muon_ttt + experts")} | {"muon_ttt + slot + experts": WITH_SLOT}
-"""Lanes are not among them: the audit drives models by ``logits``, which a bank of lanes does not offer; their laws are
-in tests/laws/test_learner_lanes.py."""
+AUDITED |= {name: BY_DOCUMENT[name] for name in ("lora_ttt, lanes", "lora_ttt, lanes + experts")}
 
 
 def recipe(name: str) -> str:
     """A recipe file for one row."""
     from evalkit.settings import split_spec
 
-    text = "[run]\n"
+    text = '[run]\nplan = "document:seq_len=512,stride=256"\n' if name in BY_DOCUMENT else "[run]\n"
     for spec in AUDITED[name]:
         adapter, settings = split_spec(spec)
         lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
@@ -57,7 +56,8 @@ def audit(name: str, seconds: float) -> dict[str, Any]:
             raise SystemExit(f"{name}: exit code {done.returncode}\n{done.stderr}")
         verdict = json.loads(out.read_text(encoding="utf-8"))
     kept = ("verdict", "laws", "ledgers", "evidence")
-    return {"name": name, "recipe": recipe(name), "exit_code": done.returncode, **{k: verdict.get(k) for k in kept}}
+    said = {"name": name, "seconds": seconds, "recipe": recipe(name), "exit_code": done.returncode}
+    return said | {k: verdict.get(k) for k in kept}
 
 
 def main() -> int:

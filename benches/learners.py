@@ -1,6 +1,7 @@
 """What does each learner bring, and at what cost?  Every learner alone and the best stack, on held-out text.
 
     python -m benches.learners --text val_fineweb_head.jsonl.xz --limit-tokens 360000
+    python -m benches.learners --text ... --limit-tokens 360000 --plan document:seq_len=512,stride=256 --out lanes.json
 
 Every row is scored on the same targets with the same windows as the base; the interval is paired by document.  CPU
 seconds are those of this process on one thread, so that another job on the machine does not show in them.
@@ -44,6 +45,14 @@ STACKS = {
     "experts": EXPERTS,
     "muon_ttt + experts": ["muon_ttt", *EXPERTS],
 }
+LANES = "lora_ttt:reset=document,lanes=16,targets=[q,v,o,mlp],chunk=256"
+BY_DOCUMENT = {
+    "base": [],
+    "lora_ttt, lanes": [LANES],
+    "experts": EXPERTS,
+    "lora_ttt, lanes + experts": [LANES, *EXPERTS],
+}
+"""Stacks that are scored document by document: what plan ``document`` runs."""
 
 
 @dataclass
@@ -105,7 +114,7 @@ def main() -> int:
     parser.add_argument("--limit-tokens", type=int, default=None)
     parser.add_argument("--plan", default=PLAN)
     parser.add_argument("--chunk-tokens", type=int, default=8192)
-    parser.add_argument("--only", nargs="+", choices=list(STACKS), default=list(STACKS))
+    parser.add_argument("--only", nargs="+", choices=list(STACKS | BY_DOCUMENT), metavar="NAME")
     parser.add_argument("--stack", action="append", default=[], metavar="A + B", help="a further stack")
     parser.add_argument("--base", metavar="FILE.npz", help="keep the base's scores there, or take them from there")
     parser.add_argument("--merge", nargs="+", metavar="FILE", help="only put these tables together")
@@ -120,7 +129,8 @@ def main() -> int:
         checkpoint=args.checkpoint, text=args.text, limit_tokens=args.limit_tokens, threads=1, device="cpu"
     )
     model, stream, _, _ = open_parts(Recipe(run=run, adapters=[]))
-    stacks = {name: specs for name, specs in STACKS.items() if name in args.only}
+    stacks = BY_DOCUMENT if args.plan.startswith("document") else STACKS
+    stacks = {name: specs for name, specs in stacks.items() if args.only is None or name in args.only}
     stacks |= {text: [part.strip() for part in text.split(" + ")] for text in args.stack}
     kept = Path(args.base) if args.base else None
     base = Base.load(kept) if kept and kept.exists() else None
@@ -144,7 +154,7 @@ def _merge(paths: list[Path], out: Path) -> int:
     """One table of several, rows in the order of STACKS.  Fails when their bases differ."""
     tables = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     assert all(t["totals"] == tables[0]["totals"] and t["plan"] == tables[0]["plan"] for t in tables), "other bases"
-    order = [*STACKS, *(r["name"] for t in tables for r in t["rows"])]
+    order = [*(STACKS | BY_DOCUMENT), *(r["name"] for t in tables for r in t["rows"])]
     rows = sorted((r for t in tables for r in t["rows"]), key=lambda r: order.index(r["name"]))
     defaults = {spec: values for t in tables for spec, values in t["defaults"].items()}
     merged = {**tables[0], "command": [t["command"] for t in tables], "defaults": defaults, "rows": rows}

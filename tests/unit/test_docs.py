@@ -1,12 +1,16 @@
-"""The example in docs/adapter.md is a working adapter."""
+"""The example in docs/adapter.md is a working adapter, and the tables of docs/recipes.md are those of the result files."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+RESULTS = DOCS.parent / "benches" / "results"
 
 
 def test_the_example_adapter_runs(tmp_path: Path, capsys) -> None:
@@ -39,3 +43,41 @@ def test_the_example_adapter_runs(tmp_path: Path, capsys) -> None:
     assert [s["adapter"] for s in run["stages"]] == ["ppm", "mine"]
     assert run["stages"][1]["settings"] == {"rate": 0.05}
     assert run["verdicts"]["sentinel"]["worst"] < 1e-12
+
+
+def table(name: str) -> dict[str, list[str]]:
+    """Rows of the table between ``<!-- name -->`` and ``<!-- end -->`` in docs/recipes.md, by their first cell."""
+    page = (DOCS / "recipes.md").read_text(encoding="utf-8")
+    found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", page, re.DOTALL)
+    assert found is not None, name
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in found.group(1).splitlines()]
+    return {first: rest for first, *rest in cells[2:]}
+
+
+def numbers(row: dict[str, Any]) -> list[str]:
+    """BPB, difference and interval as the page writes them."""
+    if not row["adapters"]:
+        return [f"{row['bpb']:.4f}", "", ""]
+    low, high = row["ci95"]
+    return [f"{row['bpb']:.4f}", f"{row['delta_bpb']:+.4f}", f"{low:+.4f} .. {high:+.4f}"]
+
+
+@pytest.mark.parametrize(("name", "file"), [("learners", "learners.json")])
+def test_the_tables_of_learners_are_the_result_file(name: str, file: str) -> None:
+    rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+    shown = table(name)
+    assert list(shown) == [row["name"] for row in rows]
+    for row in rows:
+        seconds = f"{row['cpu_seconds']:.0f}"
+        memory = f"{sum(row['state_bytes'].values()) / 2**20:.2f}" if row["adapters"] else ""
+        assert shown[row["name"]] == [*numbers(row), seconds, memory], row["name"]
+
+
+@pytest.mark.parametrize("name", ["experts", "best without"])
+def test_the_tables_of_experts_are_the_result_file(name: str) -> None:
+    rows = json.loads((RESULTS / "experts.json").read_text(encoding="utf-8"))["rows"]
+    named = {row["name"]: row for row in rows if row["name"].startswith("best without ") == (name == "best without")}
+    shown = table(name)
+    assert shown.keys() == named.keys()
+    for key, cells in shown.items():
+        assert [*cells, "", ""][:3] == numbers(named[key]), key
