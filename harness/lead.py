@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ import torch
 
 from evalkit.adapters.base import Learner, Needs, Receipt, StreamInfo
 from evalkit.errors import EvalkitError
-from evalkit.models.forward import Forward
+from evalkit.models.lanes import open_forward
 from evalkit.plan import Chunk, Plan
+from evalkit.scoring.ledger import make_receipt
 from harness.faults import RankFailed, breaks_a_line
 from harness.job import Job
 from harness.lines import Lines
@@ -56,10 +58,13 @@ class Lead:
         fewer models than learners + 1 it is only that one.
         """
         tokens = np.ascontiguousarray(stream.tokens[:], dtype=np.int32)
+        text = SimpleNamespace(tokens=tokens, doc_start=stream.doc_start)
         own = [
-            Forward(m, plan, tokens, n, info.groups, options.batch_tokens) for m, n in zip(models, needs, strict=True)
+            open_forward(m, plan, text, n, info.groups, options.batch_tokens, make_receipt)
+            for m, n in zip(models, needs, strict=True)
         ]
-        values, arrays = setup_message(own, [*range(len(models) - 1), self._learners], info)
+        indices = [*range(len(models) - 1), self._learners]
+        values, arrays = setup_message(own, indices, info, stream.doc_start, options.batch_tokens)
         self.lines.tell("setup", arrays, **values)
         self.job.broadcast(torch.from_numpy(tokens))
 

@@ -23,7 +23,7 @@ PATIENCE = 10.0
 
 @dataclass(frozen=True)
 class Done:
-    """One part of a unit is computed, or failed.  ``last``: the rank is through with the unit."""
+    """One part of a unit is computed, or failed.  ``last``: the rank is through with the unit, which leaves ``left``."""
 
     rank: int
     unit: int
@@ -31,6 +31,7 @@ class Done:
     found: Part | EvalkitError | Message
     last: bool
     span: tuple[str, float, float]
+    left: bytes = b""
 
 
 class Lines:
@@ -136,4 +137,5 @@ class Lines:
 def _done(rank: int, message: Message) -> Done:
     v = message.values
     found = unpack_fault(v) if message.kind == "fault" else message
-    return Done(rank, v["unit"], v["part"], found, v["last"], ("forward", v["begin"], v["end"]))
+    left = message.arrays["left"].tobytes() if "left" in message.arrays else b""
+    return Done(rank, v["unit"], v["part"], found, v["last"], ("forward", v["begin"], v["end"]), left)

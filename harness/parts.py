@@ -19,6 +19,7 @@ import torch
 
 from evalkit.adapters.base import Float64, Int32, Needs, Side
 from evalkit.models.forward import BatchRows, Forward
+from evalkit.models.lanes import LaneForward
 from evalkit.models.rows import RowScalars, floored_exp, pick, whole_rows
 from evalkit.plan import Window
 
@@ -53,22 +54,34 @@ class Part:
 class Kept:
     """Rows held on this rank's device, by (unit, number in the unit), until they are released."""
 
-    def __init__(self, forwards: Sequence[Forward]) -> None:
+    def __init__(self, forwards: Sequence[Forward | LaneForward]) -> None:
         """``forwards``: one per sweep, the scored model's last."""
         self.forwards = tuple(forwards)
         self._rows: dict[int, list[BatchRows]] = {}
         self._stream = _own_stream(torch.device(forwards[-1].model.device))
         self._lock = threading.Lock()
 
-    def run(self, unit: int, sweep: int, windows: Sequence[Window]) -> Iterator[tuple[int, BatchRows, Float64]]:
-        """Compute a unit: yields (number, rows, log p of the targets [n]) as each is done."""
+    def run(
+        self, unit: int, sweep: int, windows: Sequence[Window], state: bytes = b""
+    ) -> Iterator[tuple[int, BatchRows, Float64]]:
+        """Compute a unit: yields (number, rows, log p of the targets [n]) as each is done.
+
+        ``state``: what the chunk before left to it.
+        """
         forward = self.forwards[sweep]
+        if forward.hands_on:
+            forward.restore(state)
         for number, rows in enumerate(forward.rows(windows)):
             tokens = np.asarray(forward.tokens[rows.lo : rows.hi], dtype=np.int32)
             logp = np.ascontiguousarray(pick(rows.logits, rows.stats.lse, tokens[:, None])[:, 0])
             with self._lock:
                 self._rows.setdefault(unit, []).append(rows)
             yield number, rows, logp
+
+    def left(self, sweep: int) -> bytes:
+        """What the unit that was computed last leaves to the next chunk."""
+        forward = self.forwards[sweep]
+        return forward.snapshot() if forward.hands_on else b""
 
     def ask(self, unit: int, number: int, begin: int, end: int, ids: Int32 | None) -> Float64:
         """See :data:`Ask`.  On CUDA beside the forward that is under way, not behind it."""

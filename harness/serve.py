@@ -11,6 +11,7 @@ import hashlib
 import queue
 import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from evalkit.adapters.base import Learner, Needs, StreamInfo
-from evalkit.models.forward import Forward
+from evalkit.models.lanes import open_forward
 from evalkit.plan import Window
 from evalkit.plan.parse import PLANS
 from evalkit.scoring.ledger import make_receipt
@@ -88,6 +89,7 @@ class Server:
         model = self._open_model()
         tokens = torch.empty(v["tokens"], dtype=torch.int32)
         self.job.broadcast(tokens)
+        stream = SimpleNamespace(tokens=tokens.numpy(), doc_start=message.arrays.pop("doc_start"))
         groups = {k: a.astype(bool) for k, a in message.arrays.items()}
         info = StreamInfo(**v["info"], piece_bytes=tuple(v["pieces"]), groups=groups)
         plan = msgspec.convert(v["plan"], PLANS[v["plan_name"]])
@@ -97,14 +99,16 @@ class Server:
                 learner.ranks = self.job.ranks()  # pyright: ignore[reportAttributeAccessIssue]
             models.append(learner.attach(models[-1], info))
         sweeps = [(models[index], msgspec.convert(needs, Needs)) for index, needs in v["sweeps"]]
-        self._kept = Kept([Forward(m, plan, tokens.numpy(), n, groups, v["batch_tokens"]) for m, n in sweeps])
+        batch = v["batch_tokens"]
+        self._kept = Kept([open_forward(m, plan, stream, n, groups, batch, make_receipt) for m, n in sweeps])
 
     def _run(self, message: Message) -> None:
         assert self._kept is not None
         v = message.values
         windows = tuple(Window(*row) for row in message.arrays["windows"].tolist())
-        parts = len(windows) if self._kept.forwards[0].plan.carries else 1
-        for done in run_unit(self._kept, Unit(v["unit"], v["sweep"], v["chunk"], windows, parts)):
+        state = message.arrays["state"].tobytes() if "state" in message.arrays else b""
+        parts = self._kept.forwards[v["sweep"]].parts(windows)
+        for done in run_unit(self._kept, Unit(v["unit"], v["sweep"], v["chunk"], windows, parts, state=state)):
             if isinstance(done, BaseException):
                 raise done
             self._send(done)
@@ -114,7 +118,9 @@ class Server:
         where = {"unit": done.unit, "part": done.part, "last": done.last, "begin": begin, "end": end}
         if isinstance(done.found, Part):
             part = done.found
-            self.line.send("part", {"logp": part.logp, **side_arrays(part.side)}, lo=part.lo, hi=part.hi, **where)
+            left = {"left": np.frombuffer(done.left, dtype=np.uint8)} if done.left else {}
+            arrays = {"logp": part.logp, **side_arrays(part.side), **left}
+            self.line.send("part", arrays, lo=part.lo, hi=part.hi, **where)
         else:
             assert isinstance(done.found, BaseException)
             self.line.send("fault", **where, **pack_fault(done.found, self.job.rank, self.job.pulse.place))
@@ -171,7 +177,7 @@ def _place(message: Message) -> str:
 
 
 def setup_message(
-    forwards: Sequence[Forward], indices: Sequence[int], info: StreamInfo
+    forwards: Sequence[Any], indices: Sequence[int], info: StreamInfo, doc_start: np.ndarray, batch_tokens: int
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(values, arrays) that make a rank ready; the tokens follow by broadcast.
 
@@ -185,7 +191,8 @@ def setup_message(
         "plan_name": last.plan.name,
         "plan": msgspec.to_builtins(last.plan),
         "sweeps": [(i, msgspec.to_builtins(f.needs)) for i, f in zip(indices, forwards, strict=True)],
-        "batch_tokens": last.batch_tokens,
+        "batch_tokens": batch_tokens,
         "tokens": len(last.tokens),
     }
-    return values, {k: np.ascontiguousarray(v, dtype=np.bool_) for k, v in info.groups.items()}
+    arrays = {k: np.ascontiguousarray(v, dtype=np.bool_) for k, v in info.groups.items()}
+    return values, {**arrays, "doc_start": np.ascontiguousarray(doc_start, dtype=np.int64)}

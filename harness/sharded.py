@@ -19,6 +19,7 @@ import numpy as np
 from evalkit.adapters.base import Float64, Int32
 from evalkit.errors import EvalkitError, InputError
 from evalkit.models.forward import Forward
+from evalkit.models.lanes import LaneForward
 from evalkit.plan import Chunk
 from evalkit.scoring.environment import peak_memory_bytes
 from harness.job import Job
@@ -35,7 +36,7 @@ class Crew:
         self,
         job: Job,
         lines: Lines,
-        forwards: Sequence[Forward],
+        forwards: Sequence[Forward | LaneForward],
         chunks: Callable[[], Iterator[Chunk]],
         *,
         ahead: bool,
@@ -54,9 +55,10 @@ class Crew:
         self.job, self.forwards = job, tuple(forwards)
         self._lines = lines
         ahead = ahead and not plan.carries_on
-        self._roll = Roll(plan, chunks, forwards[-1].batch_tokens, len(forwards), ahead)
+        self._roll = Roll(forwards, chunks, ahead)
         self._kept = Kept(forwards)
         self._given: dict[int, Unit] = {}
+        self._left: dict[int, bytes] = {}
         self._ready: dict[tuple[int, int], Part | EvalkitError] = {}
         self._own: queue.Queue[Unit | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run_own, name="forward", daemon=True)
@@ -82,6 +84,18 @@ class Crew:
             lane.spans += [(verb, begin, end) for verb, begin, end in row.pop("spans", [])]
         return rows
 
+    def snapshot(self, sweep: int) -> bytes:
+        """What the last chunk left to the next one, whichever rank computed it."""
+        forward = self.forwards[sweep]
+        return self._left.get(sweep, b"") if forward.hands_on else forward.snapshot()
+
+    def restore(self, sweep: int, state: bytes) -> None:
+        forward = self.forwards[sweep]
+        if not forward.hands_on:
+            forward.restore(state)
+        elif state:
+            self._left[sweep] = state
+
     def stop(self) -> None:
         """End our thread; a unit under way is finished and forgotten."""
         while not self._own.empty():
@@ -94,13 +108,16 @@ class Crew:
         while (lane := choose(self.lanes)) is not None and (unit := self._roll.take()) is not None:
             unit.rank = lane.rank
             self._given[unit.number] = unit
+            if self.forwards[unit.sweep].continues(unit.windows):
+                unit.state = self._left.pop(unit.sweep, b"")
             lane.queued, lane.held, lane.units = lane.queued + 1, lane.held + 1, lane.units + 1
             if lane.rank == 0:
                 self._own.put(unit)
                 continue
             windows = np.array([[w.start, w.lo, w.hi] for w in unit.windows], dtype=np.int64)
             where = {"unit": unit.number, "sweep": unit.sweep, "chunk": unit.chunk}
-            self._lines.send(lane.rank, "run", {"windows": windows}, **where)
+            state = {"state": np.frombuffer(unit.state, dtype=np.uint8)} if unit.state else {}
+            self._lines.send(lane.rank, "run", {"windows": windows, **state}, **where)
 
     def _release(self, unit: Unit) -> None:
         del self._given[unit.number]
@@ -123,13 +140,15 @@ class Crew:
         lane = self.lanes[done.rank]
         lane.spans.append(done.span)
         lane.queued -= done.last
+        if done.left:
+            self._left[self._given[done.unit].sweep] = done.left
         found = self._part(done, done.found) if isinstance(done.found, Message) else done.found
         self._ready[done.unit, done.part] = found
 
     def _part(self, done: Done, message: Message) -> Part:
         """The stand-in for rows that another rank keeps."""
         needs = self.forwards[self._given[done.unit].sweep].needs
-        side = side_from({k: v for k, v in message.arrays.items() if k != "logp"})
+        side = side_from({k: v for k, v in message.arrays.items() if k not in ("logp", "left")})
 
         def ask(begin: int, end: int, ids: Int32 | None) -> Float64:
             where = {"unit": done.unit, "part": done.part, "begin": begin, "end": end}
@@ -169,7 +188,6 @@ class ShardedForward:
 
     def __init__(self, crew: Crew, sweep: int) -> None:
         self._crew, self._sweep = crew, sweep
-        self._own = crew.forwards[sweep]
         self.world_size = crew.job.size
 
     def batches(self, chunk: Chunk) -> Iterator[Part]:
@@ -177,11 +195,11 @@ class ShardedForward:
         return self._crew.parts(self._sweep, chunk)
 
     def snapshot(self) -> bytes:
-        """Empty unless the plan carries a state over chunks; then this is a job of one rank."""
-        return self._own.snapshot()
+        """Empty unless a state goes on into the next chunk."""
+        return self._crew.snapshot(self._sweep)
 
     def restore(self, state: bytes) -> None:
-        self._own.restore(state)
+        self._crew.restore(self._sweep, state)
 
     def ranks(self) -> list[dict[str, Any]]:
         """For run.json, one entry a rank: device, threads, peak memory, units computed, busy seconds."""
@@ -201,10 +219,11 @@ def run_unit(kept: Kept, unit: Unit) -> Iterator[Done | BaseException]:
         return lambda lo, hi, ids: kept.ask(unit.number, number, lo, hi, ids)
 
     try:
-        for part, rows, logp in kept.run(unit.number, unit.sweep, unit.windows):
+        for part, rows, logp in kept.run(unit.number, unit.sweep, unit.windows, unit.state):
             found = Part(rows.lo, rows.hi, logp, rows.stats.side, needs, asker(part))
-            end = time.time()
-            yield Done(0, unit.number, part, found, part + 1 == unit.parts, ("forward", begin, end))
+            end, last = time.time(), part + 1 == unit.parts
+            left = kept.left(unit.sweep) if last else b""
+            yield Done(0, unit.number, part, found, last, ("forward", begin, end), left)
             begin = end
     except EvalkitError as fault:
         yield Done(0, unit.number, part, fault, True, ("forward", begin, time.time()))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from evalkit.plan import Chunk, Plan, Window
+from evalkit.plan import Chunk, Window
 
 QUEUED = 2
 """Units that a rank may have before it: one under way and one waiting."""
@@ -17,7 +18,7 @@ HELD = 3
 
 @dataclass
 class Unit:
-    """A batch of windows, or a segment of a banded pass; ``parts``: row batches that it yields.
+    """A batch of windows, a segment of a banded pass, or a document that learns; ``parts``: row batches that it yields.
 
     ``sweep``: which forward pass over the stream it belongs to (the models before each learner, then the one scored).
     """
@@ -28,6 +29,16 @@ class Unit:
     windows: tuple[Window, ...]
     parts: int
     rank: int = -1
+    state: bytes = b""
+    """What the chunk before left to it (see ``Forward.continues``)."""
+
+
+class Cuts(Protocol):
+    """What of a forward the bookkeeping needs."""
+
+    def units(self, chunk: Chunk) -> Iterable[Sequence[Window]]: ...
+
+    def parts(self, unit: Sequence[Window]) -> int: ...
 
 
 @dataclass
@@ -44,11 +55,9 @@ class Lane:
 class Roll:
     """Numbers the units of the stream's chunks, in order, as far ahead as allowed: of each chunk sweep by sweep."""
 
-    def __init__(
-        self, plan: Plan, chunks: Callable[[], Iterator[Chunk]], batch_tokens: int, sweeps: int, ahead: bool
-    ) -> None:
-        self._plan, self._chunks, self._batch_tokens = plan, chunks, batch_tokens
-        self._sweeps, self._ahead = sweeps, ahead
+    def __init__(self, forwards: Sequence[Cuts], chunks: Callable[[], Iterator[Chunk]], ahead: bool) -> None:
+        """``forwards``: one a sweep; each says how it cuts a chunk."""
+        self._forwards, self._chunks, self._ahead = forwards, chunks, ahead
         self._source: Iterator[Chunk] | None = None
         self._numbers: dict[tuple[int, int], range] = {}
         self._todo: deque[Unit] = deque()
@@ -68,11 +77,10 @@ class Roll:
         chunk = next(self._source, None) if self._source is not None else None
         if chunk is None:
             return False
-        for sweep in range(self._sweeps):
+        for sweep, forward in enumerate(self._forwards):
             first = self._next
-            for windows in self._plan.units(chunk, self._batch_tokens):
-                parts = len(windows) if self._plan.carries else 1
-                self._todo.append(Unit(self._next, sweep, chunk.index, tuple(windows), parts))
+            for windows in forward.units(chunk):
+                self._todo.append(Unit(self._next, sweep, chunk.index, tuple(windows), forward.parts(windows)))
                 self._next += 1
             self._numbers[sweep, chunk.index] = range(first, self._next)
         return True

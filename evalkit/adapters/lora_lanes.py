@@ -1,9 +1,9 @@
-"""How do many documents learn side by side, each with its own low-rank state?  One bank of states, one lane each.
+"""How does each document learn low-rank terms of its own, in the pass that scores it?  One bank of states, one lane each.
 
 Documents are independent when the state starts afresh in each: row b of a forward call uses the state of its lane.  One
 forward serves score and gradient: the rows are committed first, the step comes after.  (parameter-golf #77, there in
-order of length; here lanes are filled in stream order.)  Each document has a forward call of its own, so that its rows
-do not move by one bit with its neighbours; ``batched`` puts the open documents into one call.
+order of length; here in stream order.)  Each document has forward calls of its own, so that its rows do not move by one
+bit with its neighbours; with ``batched`` as many documents as there are lanes share them.
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ class LaneModel(SplitModel):
         self._index: Tensor | None = None
 
     def logits(self, ids: Tensor) -> Tensor:
-        raise InputError(
-            f"{self.owner}: lanes={self.lanes} is scored by documents, in one process only; give lanes=0 here"
-        )
+        raise InputError(f"{self.owner}: lanes={self.lanes} is scored document by document; give lanes=0 here")
 
     def hidden(self, ids: Tensor) -> Tensor:
         raise InputError(

@@ -40,12 +40,16 @@ class LoraSettings(TttSettings, frozen=True):
     betas: Annotated[tuple[float, float], Meta(description="decay of AdamW's moments, per step")] = (0.9, 0.95)
     weight_decay: Annotated[float, Meta(description="share of A and B lost per unit of learning rate")] = 0.0
     lanes: Annotated[
-        int, Meta(description="documents trained side by side (plan document); 0: in stream order on the chunk clock")
+        int,
+        Meta(
+            description="above 0: each document learns in the pass that scores it (plan document), so many may share "
+            "calls; 0: on the chunk clock"
+        ),
     ] = 0
     batched: Annotated[
         bool,
         Meta(
-            description="lanes: one forward call for all of them (for a GPU); rows then move in their last digits with the "
+            description="lanes: one forward call for so many documents (for a GPU); rows then move in their last digits with the "
             "neighbours, so there is no audit and no certificate"
         ),
     ] = False
@@ -135,8 +139,6 @@ class LoraTtt(ChunkLearner):
         from evalkit.adapters.ttt_clone import sharing_copy
 
         s, owner = self.settings, f"adapter {self.name}"
-        if self.ranks.size > 1:
-            raise InputError(f"{owner}: lanes={s.lanes} runs in one process, here are {self.ranks.size}; give lanes=0")
         if hasattr(model, "place"):  # another learner's model, which wants to know where its windows lie
             raise InputError(
                 f"{owner}: lanes={s.lanes} cannot stand behind a learner with a state per document (slot, another lora_ttt); "

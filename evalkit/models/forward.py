@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +39,9 @@ class BatchRows:
 class Forward:
     """Runs chunks in order on one device.  ``batch_tokens`` bounds the input tokens of a forward call."""
 
+    hands_on: ClassVar[bool] = False
+    """True: a chunk's last unit may leave a state for the next chunk's first, on whichever rank that runs."""
+
     def __init__(
         self, model: Any, plan: Plan, tokens: Any, needs: Needs, groups: dict[str, Bool], batch_tokens: int
     ) -> None:
@@ -50,8 +53,20 @@ class Forward:
 
     def batches(self, chunk: Chunk) -> Iterator[BatchRows]:
         """Rows of the chunk's targets, batch by batch, in stream order."""
-        for unit in self.plan.units(chunk, self.batch_tokens):
+        for unit in self.units(chunk):
             yield from self.rows(unit)
+
+    def units(self, chunk: Chunk) -> Iterator[Sequence[Window]]:
+        """The chunk's windows by what is computed at once, in stream order; any rank may have any of them."""
+        return self.plan.units(chunk, self.batch_tokens)
+
+    def parts(self, unit: Sequence[Window]) -> int:
+        """How many row batches :meth:`rows` yields."""
+        return len(unit) if self.plan.carries else 1
+
+    def continues(self, unit: Sequence[Window]) -> bool:
+        """True when it needs the state that the chunk before left (:meth:`snapshot` there, :meth:`restore` here)."""
+        return False
 
     def rows(self, unit: Sequence[Window]) -> Iterator[BatchRows]:
         """Rows of one unit of the plan: one batch, or one per block where the plan carries a state on."""

@@ -1,10 +1,10 @@
-"""How is a chunk scored when its documents learn side by side?  In turns: the next piece of each open document.
+"""How is a chunk scored when each document learns by itself?  Piece by piece: rows, then a step that the next piece sees.
 
-Rows of a piece are computed, kept, and only then shown to the learner, so the next piece of that document sees them.
-A piece has a forward call of its own, padded to the length that it has where its document does not end: no bit of its
-rows depends on another document, or on where its own will end.  A model that says ``batched`` gets the pieces of a turn
-in one call, whose shape follows the neighbours.  Documents enter lanes in stream order and leave when they end; their
-rows come out in stream order.  A document that the chunk cuts keeps its lane.
+Rows of a piece are computed, kept, and only then shown to the learner.  A unit of work is one document of the chunk, with
+forward calls of its own, each padded to the length that it has where the document does not end: no bit of its rows depends
+on another document, or on where its own will end.  A model that says ``batched`` gets units of as many documents as it has
+lanes, in stream order, and their next pieces in one call, whose shape follows the neighbours.  Units do not depend on each
+other, so ranks share them; a document that the chunk cuts leaves its state to the next one.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from evalkit.adapters.base import Bool, Needs, Receipt
-from evalkit.errors import InputError
+from evalkit.errors import EvalkitError, InputError
 from evalkit.models.forward import BatchRows, Forward
 from evalkit.plan import Chunk, Plan, Window
 
@@ -32,12 +32,14 @@ class Open:
     """Stream position of its first token; rows of a piece never reach before it."""
     pieces: deque[tuple[Window, int]]
     """Each with the input tokens of its forward call, padding included."""
-    lane: int = -1
+    lane: int
     done: list[tuple[Window, Tensor]] = field(default_factory=list)
 
 
 class LaneForward:
-    """The forward of one process for a model with lanes.  ``receipt(lo, tokens, nats, before)`` mints receipts."""
+    """The forward of a model with lanes.  ``receipt(lo, tokens, nats, before)`` mints receipts."""
+
+    hands_on: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -57,57 +59,65 @@ class LaneForward:
         self.model, self.plan, self.tokens = model, plan, tokens
         self.needs, self.groups, self._receipt = needs, groups, receipt
         self._starts = set(np.asarray(doc_start).tolist())
-        self._carried: tuple[int, int] | None = None
+        self._carried = b""
 
     def batches(self, chunk: Chunk) -> Iterator[BatchRows]:
         """Rows of the chunk's targets, document by document, in stream order."""
-        documents = self._documents(chunk)
-        waiting, active, out = deque(documents), list[Open](), deque(documents)
-        free = [lane for lane in range(self.model.lanes) if self._carried is None or lane != self._carried[1]]
-        while waiting or active:
-            while waiting and (free or waiting[0].lane >= 0):
-                active.append(self._enter(waiting.popleft(), free))
-            self._advance(active)
-            for document in [d for d in active if not d.pieces]:
-                active.remove(document)
-                self._leave(document, free)
-            while out and not out[0].pieces and out[0].done:
-                yield from self._rows(out.popleft())
+        for unit in self.units(chunk):
+            yield from self.rows(unit)
 
-    def _documents(self, chunk: Chunk) -> list[Open]:
-        """The chunk's windows by document, cut into pieces of at most ``model.chunk`` targets."""
-        found: list[Open] = []
+    def units(self, chunk: Chunk) -> Iterator[Sequence[Window]]:
+        """The windows of one document, or of as many as share forward calls."""
+        documents = list[list[Window]]()
         for window in chunk.windows:
-            if not found or (window.start in self._starts and window.lo == window.start + 1):
-                found.append(Open(window.start, deque()))
-            end = window.lo + (self.plan.seq_len if window.skip == 0 else self.plan.stride)  # pyright: ignore[reportAttributeAccessIssue]
-            edges = range(window.lo, window.hi, self.model.chunk or window.hi)
-            for lo in edges:
-                piece = replace(window, lo=lo, hi=min(lo + edges.step, window.hi))
-                found[-1].pieces.append((piece, min(lo + edges.step, end) - 1 - window.start))
-        if self._carried is not None and chunk.windows[0].lo - 1 not in self._starts:
-            found[0].first, found[0].lane = self._carried
+            if not documents or (window.start in self._starts and window.lo == window.start + 1):
+                documents.append([])
+            documents[-1].append(window)
+        size = self.model.lanes if self.model.batched else 1
+        for i in range(0, len(documents), size):
+            yield tuple(w for document in documents[i : i + size] for w in document)
+
+    def parts(self, unit: Sequence[Window]) -> int:
+        """Pieces of the unit: row batches that :meth:`rows` yields."""
+        return sum(len(self._pieces(window)) for window in unit)
+
+    def continues(self, unit: Sequence[Window]) -> bool:
+        """True when its first document began in the chunk before."""
+        return unit[0].lo - 1 not in self._starts
+
+    def rows(self, unit: Sequence[Window]) -> Iterator[BatchRows]:
+        """Rows of one unit, and its documents' steps between them; see :meth:`restore` for one that continues."""
+        documents = self._open(unit)
+        active = list(documents)
+        while active:
+            self._forward(active)
+            active = [document for document in active if document.pieces]
+        self._carried = self._left(documents[-1])
+        for document in documents:
+            for w, rows in document.done:
+                yield BatchRows(w.lo, w.hi, rows, self.needs, self.groups)
+
+    def _pieces(self, window: Window) -> list[tuple[Window, int]]:
+        """The window's targets, at most ``model.chunk`` at a time, and the input tokens of the call for each."""
+        full = window.lo + (self.plan.seq_len if window.skip == 0 else self.plan.stride)  # pyright: ignore[reportAttributeAccessIssue]
+        edges = range(window.lo, window.hi, self.model.chunk or window.hi)
+        found = []
+        for lo in edges:
+            end = lo + edges.step
+            found.append((replace(window, lo=lo, hi=min(end, window.hi)), min(end, full) - 1 - window.start))
         return found
 
-    def _enter(self, document: Open, free: list[int]) -> Open:
-        if document.lane < 0:
-            document.lane = free.pop(0)
-            self.model.start(document.lane)
-        return document
-
-    def _leave(self, document: Open, free: list[int]) -> None:
-        """The lane is free when the document has ended: its last target is the next one's BOS."""
-        end = document.done[-1][0].hi
-        self._carried = None if self._carried and self._carried[1] == document.lane else self._carried
-        if end - 1 in self._starts:
-            free.append(document.lane)
-        else:
-            self._carried = (document.first, document.lane)
-
-    def _advance(self, active: Sequence[Open]) -> None:
-        """The next piece of every open document."""
-        for together in [active] if self.model.batched else [[document] for document in active]:
-            self._forward(together)
+    def _open(self, unit: Sequence[Window]) -> list[Open]:
+        """Its documents, each in a lane with a fresh state, or with the one that was left."""
+        found: list[Open] = []
+        for window in unit:
+            if not found or (window.start in self._starts and window.lo == window.start + 1):
+                found.append(Open(window.start, deque(), len(found)))
+                self.model.start(found[-1].lane)
+            found[-1].pieces.extend(self._pieces(window))
+        if self.continues(unit):
+            found[0].first = self._load(found[0].lane)
+        return found
 
     def _forward(self, active: Sequence[Open]) -> None:
         """One forward over the next piece of each, then one step on each that goes on."""
@@ -133,28 +143,31 @@ class LaneForward:
         before = np.asarray(self.tokens[document.first : w.lo], dtype=np.int32)
         return self._receipt(w.lo, tokens, -picked.cpu().numpy(), before)
 
-    def _rows(self, document: Open) -> Iterator[BatchRows]:
-        for w, rows in document.done:
-            yield BatchRows(w.lo, w.hi, rows, self.needs, self.groups)
-
-    def snapshot(self) -> bytes:
-        """The document that the last chunk cut, and its state."""
+    def _left(self, document: Open) -> bytes:
+        """The state of a document that goes on behind the unit; empty when it has ended: its last target is a BOS."""
         from safetensors.torch import save
 
-        if self._carried is None:
+        if document.done[-1][0].hi - 1 in self._starts:
             return b""
-        state = {name: t.cpu() for name, t in self.model.lane_state(self._carried[1]).items()}
-        return save({**state, "carried": torch.tensor(self._carried)})
+        state = {name: t.cpu() for name, t in self.model.lane_state(document.lane).items()}
+        return save({**state, "first": torch.tensor(document.first)})
 
-    def restore(self, state: bytes) -> None:
+    def _load(self, lane: int) -> int:
+        """Put the state that was left into a lane; returns where its document begins."""
         from safetensors.torch import load
 
-        self._carried = None
-        if state:
-            tensors = load(state)
-            first, lane = (int(v) for v in tensors["carried"])
-            self._carried = (first, lane)
-            self.model.load_lane(lane, tensors)
+        if not self._carried:
+            raise EvalkitError("a document goes on from a chunk that left no state")
+        tensors = load(self._carried)
+        self.model.load_lane(lane, tensors)
+        return int(tensors["first"])
+
+    def snapshot(self) -> bytes:
+        """The state of the document that the last unit's end cut; empty when none was."""
+        return self._carried
+
+    def restore(self, state: bytes) -> None:
+        self._carried = state
 
 
 def open_forward(
@@ -166,7 +179,7 @@ def open_forward(
     batch_tokens: int,
     receipt: Callable[..., Receipt],
 ) -> Forward | LaneForward:
-    """The forward of one process that fits the model: by windows, or by documents where it has lanes."""
+    """The forward that fits the model: by windows, or by documents where it has lanes."""
     if getattr(model, "lanes", 0):
         return LaneForward(model, plan, stream.tokens, stream.doc_start, needs, groups, receipt)
     return Forward(model, plan, stream.tokens, needs, groups, batch_tokens)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evalkit.adapters.base import Needs
+from evalkit.models.forward import Forward
 from evalkit.plan import Banded, Disjoint, Document, Plan, Sliding, Window
 from harness.units import HELD, QUEUED, Lane, Roll, Unit, choose
 
@@ -23,7 +26,8 @@ PLANS = (
 def consume(plan: Plan, n: int, size: int, sweeps: int, ahead: bool, random: Random) -> dict[int, list[Window]]:
     """Ranks finish in any order; the sequencer takes units in stream order.  Returns the windows it saw, by sweep."""
     chunks = list(plan.chunks(n, np.array([0], dtype=np.int64), 100))
-    roll, lanes = Roll(plan, lambda: iter(chunks), 60, sweeps, ahead), [Lane(rank) for rank in range(size)]
+    forward = Forward(SimpleNamespace(can={"banded"}, max_seq_len=512), plan, None, Needs(), {}, 60)
+    roll, lanes = Roll([forward] * sweeps, lambda: iter(chunks), ahead), [Lane(rank) for rank in range(size)]
     given_out: dict[int, Unit] = {}
     computing: list[Unit] = []
     ready: set[int] = set()

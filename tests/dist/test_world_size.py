@@ -14,6 +14,7 @@ from evalkit.adapters.base import Needs
 from evalkit.adapters.registry import parse_adapter
 from evalkit.models.registry import open_checkpoint
 from evalkit.plan import Banded, Disjoint, Document, Plan, Sliding
+from evalkit.scoring import loop as loop_module
 from evalkit.scoring.score import ScoreOptions, score
 from evalkit.stream import open_stream, open_tokenizer
 
@@ -146,6 +147,50 @@ def test_learners_score_the_same_bits_on_any_number_of_ranks(
     assert whole.run["stages"][0]["delta_bpb"] != 0.0
     for size in (2, 3):
         assert_same(whole, score_on_threads(size, make, PLANS[plan], OPTIONS))
+
+
+@pytest.mark.parametrize("shared", ["", ",batched=true"])
+@pytest.mark.parametrize("chunk", [64, 256, 2000])
+def test_documents_that_learn_by_themselves_are_shared_out(
+    checkpoint: Path, text: Path, shared: str, chunk: int
+) -> None:
+    """Chunks of 64 cut documents: the state goes with them to another rank."""
+    lanes = f"lora_ttt:reset=document,targets=[q,v,mlp],rank=2,chunk=16,lr=0.05,lanes=3{shared}"
+    make, plan = parts_of(checkpoint, text, (lanes, "ppm"), 700), Document(seq_len=32, stride=16)
+    options = ScoreOptions(chunk_tokens=chunk, batch_tokens=100)
+    model, stream, adapters = make()
+    whole = score(model, stream, adapters, plan, options=options)
+    assert whole.run["stages"][0]["delta_bpb"] != 0.0
+    for size in (1, 2, 3):
+        found = score_on_threads(size, make, plan, options)
+        assert_same(whole, found)
+    assert {rank["units"] > 0 for rank in found.run["ranks"]} == {True}
+
+
+def test_a_document_that_a_chunk_cuts_goes_on_after_a_resume_on_other_ranks(
+    checkpoint: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "SNAPSHOT_SECONDS", 0.0)
+    monkeypatch.setattr(loop_module, "SNAPSHOT_SHARE", 0.0)
+    lanes = "lora_ttt:reset=document,targets=[q,v,mlp],rank=2,chunk=16,lr=0.05,lanes=2"
+    make, plan = parts_of(checkpoint, text, (lanes, "ppm"), 500), Document(seq_len=32, stride=16)
+    options = ScoreOptions(chunk_tokens=64, batch_tokens=100)
+    whole = score_on_threads(1, make, plan, options, out=tmp_path / "whole")
+    real = loop_module.Loop._observe
+
+    def dies(self: Any, chunk: Any, *rest: Any) -> None:
+        if chunk.index == 4:
+            raise KeyboardInterrupt
+        real(self, chunk, *rest)
+
+    monkeypatch.setattr(loop_module.Loop, "_observe", dies)
+    with pytest.raises(KeyboardInterrupt):
+        score_on_threads(2, make, plan, options, out=tmp_path / "cut")
+    monkeypatch.setattr(loop_module.Loop, "_observe", real)
+    again = score_on_threads(3, make, plan, options, out=tmp_path / "cut")
+    assert again.run["resumed_chunks"] == 5
+    assert_same(whole, again)
+    assert (tmp_path / "whole" / "scores.f64").read_bytes() == (tmp_path / "cut" / "scores.f64").read_bytes()
 
 
 def test_a_plan_that_carries_on_for_ever_is_refused_for_ranks_and_runs_alone(checkpoint: Path, text: Path) -> None:

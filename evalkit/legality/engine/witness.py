@@ -120,12 +120,12 @@ class WatchedLearner:
 
 
 class _Bank:
-    """Watches the states of documents that learn side by side: one may change where its document begins, or learns."""
+    """Watches the states of documents that learn by themselves: one may change where its document begins, goes on, or learns."""
 
     def __init__(self, model: Any, name: str, record: Record) -> None:
         self._model, self._name, self._record = model, name, record
         self._kept, self._scoring, self._early = model.values.clone(), False, False
-        for method in ("start", "lane_logits", "learn"):
+        for method in ("start", "load_lane", "lane_logits", "learn"):
             setattr(model, method, self._watched(method, getattr(model, method)))
 
     def _watched(self, method: str, real: Callable[..., Any]) -> Callable[..., Any]:
