@@ -62,7 +62,7 @@ def numbers(row: dict[str, Any]) -> list[str]:
     return [f"{row['bpb']:.4f}", f"{row['delta_bpb']:+.4f}", f"{low:+.4f} .. {high:+.4f}"]
 
 
-@pytest.mark.parametrize(("name", "file"), [("learners", "learners.json")])
+@pytest.mark.parametrize(("name", "file"), [("learners", "learners.json"), ("lanes", "learners_lanes.json")])
 def test_the_tables_of_learners_are_the_result_file(name: str, file: str) -> None:
     rows = json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
     shown = table(name)
