@@ -34,7 +34,7 @@ void GramTable::first(std::uint32_t token) {
     next_count_ = 0;
     frontier_ = 0;
     seen_ = 0;
-    step_addresses(token, false);
+    step_addresses(token, false, orders());
     for (Keys& keys : keys_) keys.fill(0);
     gram()[1] = prefix_part(first_lane(token));
 }
@@ -44,7 +44,7 @@ inline std::uint32_t GramTable::child_home(int order, std::uint32_t token) const
 }
 
 // Addresses of the n-grams that end in `token` at position frontier_; their prefixes end at the position before.
-inline void GramTable::step_addresses(std::uint32_t token, bool fetch) {
+inline void GramTable::step_addresses(std::uint32_t token, bool fetch, std::size_t longest) {
     std::uint32_t* to = addresses(frontier_);
     const std::uint32_t* from = addresses(frontier_ + kRing - 1);
     const std::uint32_t mask = mask_, own = scatter(token);
@@ -52,7 +52,7 @@ inline void GramTable::step_addresses(std::uint32_t token, bool fetch) {
     to[0] = token;
     to[1] = ((token >> 3) + (token & 7u) * kSalt) & mask;  // with the index of its lane this names it
     if (frontier_++ == 0) return;
-    const auto longest = static_cast<std::size_t>(max_order_);
+#pragma GCC unroll 8
     for (std::size_t k = 2; k <= longest; ++k) {
         const std::size_t home = (from[k - 1] * kOdd + own) & mask;
         to[k] = static_cast<std::uint32_t>(home);
@@ -66,7 +66,7 @@ void GramTable::look_ahead(const std::int32_t* tokens, std::size_t n) {
     frontier_ = std::min(frontier_, length_);
     asked_ = kNoToken;
     while (frontier_ < length_ + std::min(kFar, next_count_))
-        step_addresses(static_cast<std::uint32_t>(next_[frontier_ - length_]), true);
+        fetch_step();
 }
 
 std::uint32_t* GramTable::search(std::uint32_t home, std::uint32_t key, int* index) const {
@@ -84,7 +84,7 @@ std::uint32_t* GramTable::search(std::uint32_t home, std::uint32_t key, int* ind
 inline void GramTable::look_up_here(std::uint32_t token) {
     if (frontier_ <= length_ || addresses(length_)[0] != token) {
         frontier_ = length_;  // not the token that was looked ahead to
-        step_addresses(token, false);
+        step_addresses(token, false, orders());
     }
     asked_ = token;
     hit_[1] = tokens_[token].count;
@@ -122,10 +122,10 @@ inline void GramTable::look_up_here(std::uint32_t token) {
 
 void GramTable::look_up(std::uint32_t token) { look_up_here(token); }
 
-inline void GramTable::counts(std::uint32_t* out) const {
-    const auto longest = static_cast<std::size_t>(max_order_), found = static_cast<std::size_t>(found_),
-               seen = static_cast<std::size_t>(seen_);
+inline void GramTable::counts(std::uint32_t* out, std::size_t longest) const {
+    const auto found = static_cast<std::size_t>(found_), seen = static_cast<std::size_t>(seen_);
     const std::uint32_t *hits = hit_.data(), *totals = total_.data();
+#pragma GCC unroll 8
     for (std::size_t k = 1; k <= longest; ++k, out += 2) {
         out[0] = k <= found ? hits[k] : 0;
         out[1] = k <= seen ? totals[k] : 0;
@@ -268,6 +268,11 @@ inline void GramTable::count_found(std::uint32_t token) {
     tokens_[last_token_].followed_by += found_ < 2;
 }
 
+inline void GramTable::fetch_step() {
+    const auto token = static_cast<std::uint32_t>(next_[frontier_ - length_]);
+    max_order_ == kUsual ? step_addresses(token, true, kUsual) : step_addresses(token, true, orders());
+}
+
 // `token` is counted: go to the next position.
 inline void GramTable::step(std::uint32_t token) {
     last_token_ = token;
@@ -282,7 +287,7 @@ inline void GramTable::step(std::uint32_t token) {
         ++next_;
         --next_count_;
         if (frontier_ < length_ + std::min(kFar, next_count_))
-            step_addresses(static_cast<std::uint32_t>(next_[frontier_ - length_]), true);
+            fetch_step();
     }
 }
 
@@ -333,7 +338,7 @@ void GramTable::count(const std::int32_t* tokens, std::size_t n, std::uint32_t* 
     for (std::size_t i = 0; i < n; ++i, out += 2 * max_order_) {
         const auto token = static_cast<std::uint32_t>(tokens[i]);
         look_up_here(token);
-        counts(out);
+        max_order_ == kUsual ? counts(out, kUsual) : counts(out, orders());
         add_here(token);
     }
     look_ahead(nullptr, 0);

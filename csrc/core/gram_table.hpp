@@ -112,6 +112,7 @@ class GramTable {
     static constexpr std::size_t kStride = 32; // of which kMaxOrder + 1 are used
     static constexpr std::size_t kFar = 28;    // positions ahead whose lines are fetched
     static constexpr std::size_t kReplay = 4096;
+    static constexpr int kUsual = 7;  // max_order for which loops are unrolled: 5 % of the time
     static constexpr std::uint32_t kNoToken = 0xFFFFFFFFu;
 
     std::uint32_t* addresses(std::size_t position) { return &ring_[(position % kRing) * kStride]; }
@@ -123,11 +124,13 @@ class GramTable {
     std::uint32_t key_of(int order, std::uint32_t token) const {
         return gram()[static_cast<std::size_t>(order - 1)] | token_part(token);
     }
+    std::size_t orders() const { return static_cast<std::size_t>(max_order_); }
     std::uint32_t child_home(int order, std::uint32_t token) const;
-    EVALKIT_INLINE void step_addresses(std::uint32_t token, bool fetch);
+    EVALKIT_INLINE void step_addresses(std::uint32_t token, bool fetch, std::size_t longest);
+    EVALKIT_INLINE void fetch_step();
     EVALKIT_INLINE void look_up_here(std::uint32_t token);
     void look_up(std::uint32_t token);
-    EVALKIT_INLINE void counts(std::uint32_t* out) const;
+    EVALKIT_INLINE void counts(std::uint32_t* out, std::size_t longest) const;
     EVALKIT_INLINE void add_here(std::uint32_t token);
     std::uint32_t* search(std::uint32_t home, std::uint32_t key, int* index) const;
     int insert_in_chain(std::uint32_t home, std::uint32_t key);

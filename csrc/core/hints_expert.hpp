@@ -5,6 +5,7 @@
 // makes the hints of the next position from the tables as they stand.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -30,18 +31,19 @@ class HintExpert {
     void begin(std::uint32_t first_token) {
         source_->start(first_token);
         tilt_.clear();
-        waiting_.clear();
-        next_ = 0;
+        next_ = end_ = 0;
         evaluated_ = false;
     }
 
     // out: [n, hints] token ids, -1 where there is none.
     void propose(const std::int32_t* tokens, std::size_t n, std::int32_t* out) {
-        waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(next_));
-        next_ = 0;
+        const auto at = [this](std::size_t i) { return waiting_.begin() + static_cast<std::ptrdiff_t>(i); };
+        if (next_ > 0) std::copy(at(next_), at(end_), at(0));
         const auto h = static_cast<std::size_t>(hints());
-        const std::size_t before = waiting_.size();
-        waiting_.resize(before + n * h);
+        const std::size_t before = end_ - next_;
+        next_ = 0;
+        end_ = before + n * h;
+        if (waiting_.size() < end_) waiting_.resize(end_);
         feed(tokens, n, [&](std::size_t i) {
             HintRecord* now = waiting_.data() + before + i * h;
             source_->peek(now);
@@ -80,7 +82,7 @@ class HintExpert {
         if (!evaluated_) throw std::logic_error("observe without a row for this target");
         evaluated_ = false;
         tilt_.learn(token);
-        if (next_ < waiting_.size()) {
+        if (next_ < end_) {
             next_ += static_cast<std::size_t>(hints());
         } else {
             source_->add(static_cast<std::uint32_t>(token));
@@ -92,7 +94,7 @@ class HintExpert {
         feed(tokens, n, [](std::size_t) {});
     }
 
-    std::size_t waiting() const { return (waiting_.size() - next_) / static_cast<std::size_t>(hints()); }
+    std::size_t waiting() const { return (end_ - next_) / static_cast<std::size_t>(hints()); }
     const Tilt& tilt() const { return tilt_; }
     Tilt& tilt() { return tilt_; }
     const Source& source() const { return *source_; }
@@ -126,7 +128,7 @@ class HintExpert {
     void evaluate(const std::int32_t* ids, std::size_t own, const double* p, double start_mass) {
         std::array<HintRecord, kMaxHints> now;
         std::array<double, kMaxHints> of{};
-        if (next_ < waiting_.size()) {
+        if (next_ < end_) {
             for (int s = 0; s < hints(); ++s) now[static_cast<std::size_t>(s)] = waiting_[next_ + static_cast<std::size_t>(s)];
         } else {
             source_->peek(now.data());
@@ -142,8 +144,9 @@ class HintExpert {
 
     std::unique_ptr<Source> source_;
     Tilt tilt_;
-    std::vector<HintRecord> waiting_;  // [positions, hints], proposed and not yet scored
-    std::size_t next_ = 0;             // index of the first
+    std::vector<HintRecord> waiting_;  // [positions, hints], in part proposed and not yet scored:
+    std::size_t next_ = 0;             // from here
+    std::size_t end_ = 0;              // up to here
     bool evaluated_ = false;           // row() was called for the next target
 };
 

@@ -6,8 +6,8 @@ namespace evalkit {
 
 OrderHints::OrderHints(std::vector<int> orders, OrderGates gates, HintSpace& space, std::size_t expected_tokens)
     : orders_(std::move(orders)), gates_(std::move(gates)), space_(space),
-      // About 1.4 entries a token of web text, however many orders there are.
-      table_(space.first_lines(64, expected_tokens + expected_tokens / 5 * 2)) {
+      // One entry a token of web text, and up to 0.4 for all longer orders together.
+      table_(space.first_lines(64, expected_tokens + (orders_.size() > 1 ? expected_tokens / 5 * 2 : 0))) {
     space_.tables += table_.bytes();
 }
 
@@ -59,7 +59,7 @@ HintEntry OrderHints::take(int k, std::uint64_t hash, std::size_t pos, std::uint
                            std::uint32_t* open) {
     if (!space_.takes(table_, keep)) return {};
     const HintEntry e = table_.insert(hint_home(hash), hint_tag(k, hash), static_cast<std::uint32_t>(pos), open);
-    e.follow(token);
+    e.follow_first(token);
     grew_ = true;
     return e;
 }
@@ -108,7 +108,7 @@ void OrderHints::fetch_far(const Ahead& ahead, std::size_t i) {
 
 // The shortest context was seen before, it seems: fetch what names it, and the longer ones.
 void OrderHints::fetch_near(const Ahead& ahead, std::size_t i) const {
-    if (!ahead.whole(i, context(0))) return;
+    if (count() == 1 || !ahead.whole(i, context(0))) return;
     const std::uint64_t hash = fetched_[ahead.position(i) % kFetched];
     const HintEntry e = table_.guess(hint_home(hash), hint_tag(0, hash));
     if (!e) return;

@@ -11,12 +11,19 @@ void HintEntry::halve() const {
 
 HintTable::HintTable(std::size_t first_lines)
     : first_lines_(first_lines),
-      mask_(first_lines - 1),
       pages_(first_lines * sizeof(HintLine)),
-      lines_(static_cast<HintLine*>(pages_.data())) {}
+      lines_(static_cast<HintLine*>(pages_.data())) {
+    resize(first_lines);
+}
+
+void HintTable::resize(std::size_t lines) {
+    mask_ = lines - 1;
+    crowded_ = (lines * 4 * 65 + 99) / 100;
+    full_ = (lines * 4 * 90 + 99) / 100;
+}
 
 void HintTable::clear() {
-    mask_ = first_lines_ - 1;
+    resize(first_lines_);
     entries_ = 0;
     std::memset(static_cast<void*>(lines_), 0, first_lines_ * sizeof(HintLine));
 }
@@ -34,7 +41,7 @@ HintEntry HintTable::insert(std::uint64_t home, std::uint32_t tag, std::uint32_t
 }
 
 void HintTable::take(HintTable& other) {
-    mask_ = other.mask_;
+    resize(other.mask_ + 1);
     pages_ = std::move(other.pages_);
     lines_ = static_cast<HintLine*>(pages_.data());
     entries_ = other.entries_;

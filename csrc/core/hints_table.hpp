@@ -50,6 +50,8 @@ class HintEntry {
     }
     bool seen_once() const { return (word(0) & 63) == 1 && ((word(1) | word(2)) & 63) == 0; }
     void follow(std::uint32_t token) const;
+    // The same for an entry without followers.
+    void follow_first(std::uint32_t token) const { word(0) |= token << 6 | 1u; }
     void copy(HintEntry from) const {
         for (int i = 0; i < 16; i += 4) at_[i] = from.at_[i];
     }
@@ -134,8 +136,8 @@ class HintTable {
     HintEntry insert(std::uint64_t home, std::uint32_t tag, std::uint32_t mark, std::uint32_t* open);
 
     // Time to grow?  65 % full; past 90 % of a table that may not grow, insert must not be called.
-    bool crowded() const { return entries_ * 100 >= capacity() * 65; }
-    bool full() const { return entries_ * 100 >= capacity() * 90; }
+    bool crowded() const { return entries_ >= crowded_; }
+    bool full() const { return entries_ >= full_; }
     // home_of(source, mark) must give the number that an entry was inserted with.
     template <class HomeOf>
     void grow(int log2_factor, HomeOf&& home_of) {
@@ -155,11 +157,13 @@ class HintTable {
 
  private:
     static constexpr std::uint32_t kNextSource = 1u << 20;
-    std::size_t capacity() const { return (mask_ + 1) * 4; }
+    void resize(std::size_t lines);
     void take(HintTable& other);
 
     std::size_t first_lines_;
-    std::size_t mask_;
+    std::size_t mask_ = 0;
+    std::size_t crowded_ = 0;
+    std::size_t full_ = 0;
     Pages pages_;
     HintLine* lines_;
     std::size_t entries_ = 0;

@@ -177,6 +177,17 @@ def test_a_full_memory_refuses_new_contexts_and_stays_bounded(name: str) -> None
     assert expert.propose(tokens[:1000]).shape == (1000, expert.needs.hints)
 
 
+@pytest.mark.parametrize("name", ["tilt", "match", "best_agree"])
+def test_a_table_that_grows_hints_as_one_that_had_the_room(name: str) -> None:
+    case, hints = Case(7, 300, 20_000), []
+    for expected in (0, 20_000):
+        expert = make_adapter(name, {"expected_tokens": expected})
+        expert.begin(case.info)
+        hints.append(expert.propose(case.tokens))
+    np.testing.assert_array_equal(*hints)
+    assert (hints[0] >= 0).any()
+
+
 def test_a_published_tilt_is_the_published_formula() -> None:
     """beta = base * top/total on the highest order whose share and count suffice, Z = 1 + p(h)(e^beta - 1)."""
     expert = parse_adapter("tilt:orders=2..3,beta=2.0,min_share=0.6,min_count=2")
