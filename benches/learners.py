@@ -157,7 +157,8 @@ def _merge(paths: list[Path], out: Path) -> int:
     order = [*(STACKS | BY_DOCUMENT), *(r["name"] for t in tables for r in t["rows"])]
     rows = sorted((r for t in tables for r in t["rows"]), key=lambda r: order.index(r["name"]))
     defaults = {spec: values for t in tables for spec, values in t["defaults"].items()}
-    merged = {**tables[0], "command": [t["command"] for t in tables], "defaults": defaults, "rows": rows}
+    commands = [c for t in tables for c in ([t["command"]] if isinstance(t["command"], str) else t["command"])]
+    merged = {**tables[0], "command": commands, "defaults": defaults, "rows": rows}
     out.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
     for r in rows:
         _show(r)
