@@ -62,7 +62,8 @@ def decode(frame: bytes | memoryview) -> Message:
         end = at + count * np.dtype(dtype).itemsize
         if dtype not in _DTYPES or end > len(frame):
             raise EvalkitError(f"a message of {len(frame)} bytes claims an array '{name}' that ends at {end}")
-        arrays[name] = np.frombuffer(frame[at:end], dtype=dtype).reshape(shape)
+        # bytes(): a view would begin anywhere, and the kernels read doubles where doubles may stand
+        arrays[name] = np.frombuffer(bytes(frame[at:end]), dtype=dtype).reshape(shape)
         at = end
     return Message(kind, values, arrays)
 

@@ -62,6 +62,14 @@ def test_a_message_arrives_as_it_was_sent(kind: str, values: dict[str, Any], fou
         assert back.arrays[name].tobytes() == array.tobytes()
 
 
+def test_doubles_stand_where_doubles_may() -> None:
+    """Whatever was sent before them: the kernels read them in place."""
+    for odd in range(9):
+        found = {"flags": np.zeros(odd, np.uint8), "logp": np.zeros(3)}
+        assert decode(encode(Message("part", {}, found))).arrays["logp"].flags.aligned
+
+
+
 def test_a_frame_that_promises_more_than_it_holds_is_refused() -> None:
     frame = encode(Message("part", {}, {"logp": np.zeros(100)}))
     with pytest.raises(EvalkitError, match="claims an array 'logp' that ends at"):
