@@ -172,6 +172,9 @@ def ppm_rows(x: np.ndarray, vocab: int) -> dict[str, float]:
         "dirichlet 2..7": _native.DirichletPpm(vocab, [2, 3, 4, 5, 6, 7], [4.0] * 6, 1, 4 * GIB, len(x)),
         "learned, stream 1..6": _native.LearnedPpm(vocab, 1, orders, [], 0.3, False, 4 * GIB, GIB, len(x)),
         "learned, both clocks, side": _native.LearnedPpm(vocab, 1, orders, orders, 0.3, True, 4 * GIB, GIB, len(x)),
+        "learned, continuations": _native.ContinuationPpm(
+            vocab, 1, orders, orders, 0.3, True, 4 * GIB, GIB, len(x), fast=0.5, discount=0.7
+        ),
     }
     rows = {}
     for name, core in cores.items():

@@ -173,7 +173,11 @@ class LearnedPpm:
         bytes: int,
         document_bytes: int,
         expected_tokens: int,
-    ) -> None: ...
+        fast: float = 0.0,
+        discount: float = 0.0,
+    ) -> None:
+        """fast: plain rate of the bias that forgets.  discount: 0 where counts are occurrences."""
+
     def begin(self, first_token: int) -> None: ...
     def score(
         self, tokens: Int32, cands: Int32 | None, p: Float64, entropy: Float64 | None, top: Int32 | None
@@ -191,6 +195,9 @@ class LearnedPpm:
     def frozen_at(self) -> int: ...
     @property
     def grams(self) -> int: ...
+
+class ContinuationPpm(LearnedPpm):
+    """The same over continuation counts; another class of the module, not a subclass."""
 
 count_buckets: int
 """Calibration buckets of a source that counts followers."""

@@ -1,5 +1,7 @@
 #include <pybind11/stl.h>
 
+#include <type_traits>
+
 #include "../core/ppm_dirichlet.hpp"
 #include "../core/ppm_learned.hpp"
 #include "checks.hpp"
@@ -45,6 +47,7 @@ class DirichletFace {
     DirichletPpm ppm_;
 };
 
+template <class Ppm>
 class LearnedFace {
  public:
     explicit LearnedFace(LearnedSettings settings)
@@ -92,7 +95,7 @@ class LearnedFace {
             throw py::value_error("values must have as many entries as weights()");
     }
 
-    const LearnedPpm& ppm() const { return ppm_; }
+    const Ppm& ppm() const { return ppm_; }
 
  private:
     void check_begun() const {
@@ -107,7 +110,7 @@ class LearnedFace {
     std::uint32_t vocab_;
     bool side_;
     bool begun_ = false;
-    LearnedPpm ppm_;
+    Ppm ppm_;
 };
 
 void check_rising(const std::vector<int>& orders) {
@@ -122,6 +125,50 @@ void check_orders(const std::vector<int>& orders, const std::vector<double>& str
     check_rising(orders);
     for (const double c : strength)
         if (!(c > 0.0)) throw py::value_error("concentrations must be positive");
+}
+
+template <class Ppm>
+void bind_learned(py::module_& m, const char* name) {
+    using Face = LearnedFace<Ppm>;
+    py::class_<Face>(m, name)
+        .def(py::init([](std::uint32_t vocab, std::int32_t bos, std::vector<int> orders,
+                         std::vector<int> document_orders, double rate, bool side, std::size_t bytes,
+                         std::size_t document_bytes, std::size_t expected_tokens, double fast, double discount) {
+                 check_rising(orders);
+                 check_rising(document_orders);
+                 if (!(rate >= 0.0 && rate < 1e6)) throw py::value_error("rate must be finite and not negative");
+                 if (!(fast >= 0.0 && fast < 1e6)) throw py::value_error("fast must be finite and not negative");
+                 const bool exact = std::is_same_v<Ppm, evalkit::ContinuationPpm>;
+                 if (!(discount >= 0.0 && discount < 1.0) || (discount > 0.0 && !exact))
+                     throw py::value_error("discount must be within 0..1, and 0 where followers are not counted exactly");
+                 evalkit::LearnedSettings s;
+                 s.vocab = vocab;
+                 s.bos = bos;
+                 s.orders = std::move(orders);
+                 s.document_orders = std::move(document_orders);
+                 s.rate = rate;
+                 s.side = side;
+                 s.fast = fast;
+                 s.discount = discount;
+                 s.bytes = bytes;
+                 s.document_bytes = document_bytes;
+                 s.expected_tokens = expected_tokens;
+                 return std::make_unique<Face>(std::move(s));
+             }),
+             py::arg("vocab"), py::arg("bos"), py::arg("orders"), py::arg("document_orders"), py::arg("rate"),
+             py::arg("side"), py::arg("bytes"), py::arg("document_bytes"), py::arg("expected_tokens"),
+             py::arg("fast") = 0.0, py::arg("discount") = 0.0)
+        .def("begin", &Face::begin, py::arg("first_token"))
+        .def("score", &Face::score, py::arg("tokens").noconvert(), py::arg("cands"), py::arg("p").noconvert(),
+             py::arg("entropy"), py::arg("top"))
+        .def("row", &Face::row, py::arg("p").noconvert(), py::arg("entropy"), py::arg("top"))
+        .def("observe", &Face::observe, py::arg("token"))
+        .def("replay", &Face::replay, py::arg("tokens").noconvert())
+        .def("weights", &Face::weights)
+        .def("set_weights", &Face::set_weights, py::arg("values").noconvert())
+        .def_property_readonly("bytes", [](const Face& f) { return f.ppm().bytes(); })
+        .def_property_readonly("frozen_at", [](const Face& f) { return f.ppm().stream().frozen_at(); })
+        .def_property_readonly("grams", [](const Face& f) { return f.ppm().stream().grams(); });
 }
 
 }  // namespace
@@ -152,36 +199,6 @@ void bind_ppm(pybind11::module_& m) {
         .def_property_readonly("bytes", [](const DirichletFace& f) { return f.table().bytes(); })
         .def_property_readonly("frozen_at", [](const DirichletFace& f) { return f.table().frozen_at(); })
         .def_property_readonly("grams", [](const DirichletFace& f) { return f.table().grams(); });
-    py::class_<LearnedFace>(m, "LearnedPpm")
-        .def(py::init([](std::uint32_t vocab, std::int32_t bos, std::vector<int> orders,
-                         std::vector<int> document_orders, double rate, bool side, std::size_t bytes,
-                         std::size_t document_bytes, std::size_t expected_tokens) {
-                 check_rising(orders);
-                 check_rising(document_orders);
-                 if (!(rate >= 0.0 && rate < 1e6)) throw py::value_error("rate must be finite and not negative");
-                 evalkit::LearnedSettings s;
-                 s.vocab = vocab;
-                 s.bos = bos;
-                 s.orders = std::move(orders);
-                 s.document_orders = std::move(document_orders);
-                 s.rate = rate;
-                 s.side = side;
-                 s.bytes = bytes;
-                 s.document_bytes = document_bytes;
-                 s.expected_tokens = expected_tokens;
-                 return std::make_unique<LearnedFace>(std::move(s));
-             }),
-             py::arg("vocab"), py::arg("bos"), py::arg("orders"), py::arg("document_orders"), py::arg("rate"),
-             py::arg("side"), py::arg("bytes"), py::arg("document_bytes"), py::arg("expected_tokens"))
-        .def("begin", &LearnedFace::begin, py::arg("first_token"))
-        .def("score", &LearnedFace::score, py::arg("tokens").noconvert(), py::arg("cands"), py::arg("p").noconvert(),
-             py::arg("entropy"), py::arg("top"))
-        .def("row", &LearnedFace::row, py::arg("p").noconvert(), py::arg("entropy"), py::arg("top"))
-        .def("observe", &LearnedFace::observe, py::arg("token"))
-        .def("replay", &LearnedFace::replay, py::arg("tokens").noconvert())
-        .def("weights", &LearnedFace::weights)
-        .def("set_weights", &LearnedFace::set_weights, py::arg("values").noconvert())
-        .def_property_readonly("bytes", [](const LearnedFace& f) { return f.ppm().bytes(); })
-        .def_property_readonly("frozen_at", [](const LearnedFace& f) { return f.ppm().stream().frozen_at(); })
-        .def_property_readonly("grams", [](const LearnedFace& f) { return f.ppm().stream().grams(); });
+    bind_learned<evalkit::LearnedPpm>(m, "LearnedPpm");
+    bind_learned<evalkit::ContinuationPpm>(m, "ContinuationPpm");
 }

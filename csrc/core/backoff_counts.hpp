@@ -52,6 +52,19 @@ class NgramCounts {
     // Look `token` up after the contexts of all orders at once: the misses of one order hide those of the others.
     // pair() and add() of the same token then cost nothing more.
     void locate(std::uint32_t token);
+    // Bring what locate() of this token will read first nearer; nothing else changes.
+    void fetch(std::uint32_t token) const {
+        for (int k = 1; k <= max_order_; ++k)
+            if (context_[k] != kNone) __builtin_prefetch(&slots_[slot_of(context_[k], token)]);
+    }
+    // And what it will read next, once fetch() has had its time.
+    void fetch_nodes(std::uint32_t token) const {
+        for (int k = 1; k <= max_order_; ++k) {
+            if (context_[k] == kNone) continue;
+            const std::uint32_t id = slots_[slot_of(context_[k], token)];
+            if (id != 0) __builtin_prefetch(&at(id));
+        }
+    }
 
     int max_order() const { return max_order_; }
     std::size_t bytes() const { return chunks_.size() * sizeof(Node) * kChunk + slots_.size() * sizeof(std::uint32_t); }

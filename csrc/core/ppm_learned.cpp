@@ -16,6 +16,7 @@ namespace {
 constexpr double kFirstTrust = 0.1;     // l of a fresh stage is about half of this times its order
 constexpr double kFirstSquares = 0.1;   // AdaGrad's sum of squares at the start
 constexpr double kDocumentSquares = 3.0;
+constexpr double kFastKeep = 0.97;      // what the bias that forgets keeps of itself at each step of its stage
 constexpr std::size_t kDocumentTokens = 1500;
 
 int log2_floor(std::uint32_t x) { return 31 - __builtin_clz(x); }
@@ -76,10 +77,11 @@ const AdagradRow kAdagradRow = adagrad_row();
 
 }  // namespace
 
-LearnedPpm::LearnedPpm(LearnedSettings settings)
+template <class Table>
+LearnedPpmOf<Table>::LearnedPpmOf(LearnedSettings settings)
     : settings_(std::move(settings)),
-      tables_{GramTable(settings_.vocab, longest(settings_.orders), settings_.bytes, settings_.expected_tokens),
-              GramTable(settings_.vocab, longest(settings_.document_orders), settings_.document_bytes,
+      tables_{Table(settings_.vocab, longest(settings_.orders), settings_.bytes, settings_.expected_tokens),
+              Table(settings_.vocab, longest(settings_.document_orders), settings_.document_bytes,
                         settings_.document_orders.empty() ? 0 : kDocumentTokens)} {
     for (int order = 1; order <= kMaxOrder; ++order) {
         for (int clock = 0; clock < 2; ++clock) {
@@ -93,7 +95,8 @@ LearnedPpm::LearnedPpm(LearnedSettings settings)
     width_ = (stages_.size() + 3) / 4 * 4;
 }
 
-std::size_t LearnedPpm::values_of(int feature) const {
+template <class Table>
+std::size_t LearnedPpmOf<Table>::values_of(int feature) const {
     const std::size_t vocab = settings_.vocab;
     switch (feature) {
         case kSeen: return static_cast<std::size_t>((longest_[0] + 1) * (longest_[1] + 1));
@@ -104,33 +107,38 @@ std::size_t LearnedPpm::values_of(int feature) const {
     }
 }
 
-void LearnedPpm::begin(std::uint32_t first_token) {
+template <class Table>
+void LearnedPpmOf<Table>::begin(std::uint32_t first_token) {
     for (int f = 0; f < kSharedFeatures; ++f) {
         const std::size_t n = values_of(f) * width_;
         shared_[static_cast<std::size_t>(f)] = Feature{std::vector<double>(n, 0.0), std::vector<double>(n, kFirstSquares)};
     }
     const std::size_t n = stages_.size() * kOwn;
     own_ = Feature{std::vector<double>(n, 0.0), std::vector<double>(n, kFirstSquares)};
+    fast_.fill(0.0);
     fresh_document();
-    for (GramTable& table : tables_) table.start(first_token);
+    for (Table& table : tables_) table.start(first_token);
     last_ = before_last_ = first_token;
     is_pending_ = false;
     pending_.assign(settings_.vocab, 0.0);
 }
 
-void LearnedPpm::fresh_document() {
+template <class Table>
+void LearnedPpmOf<Table>::fresh_document() {
     Feature& document = shared_[kDocument];
     std::fill(document.weight.begin(), document.weight.end(), 0.0);
     std::fill(document.squares.begin(), document.squares.end(), kDocumentSquares);
 }
 
-void LearnedPpm::use_row(int feature, std::size_t value) {
+template <class Table>
+void LearnedPpmOf<Table>::use_row(int feature, std::size_t value) {
     row_[static_cast<std::size_t>(feature)] = value * width_;
     rows_ = static_cast<std::size_t>(feature) + 1;
 }
 
 // Stages that apply at this position and their trust: all of it known before the target.
-void LearnedPpm::prepare(double entropy, std::int32_t top) {
+template <class Table>
+void LearnedPpmOf<Table>::prepare(double entropy, std::int32_t top) {
     const int seen0 = std::min(tables_[0].seen(), longest_[0]);
     const int seen1 = std::min(tables_[1].seen(), longest_[1]);
     use_row(kLast, last_);
@@ -146,7 +154,7 @@ void LearnedPpm::prepare(double entropy, std::int32_t top) {
     const double* weight[kSharedFeatures];
     for (std::size_t f = 0; f < rows_; ++f) weight[f] = &shared_[f].weight[row_[f]];
     for (std::size_t s = 0; s < width_; s += 2) {
-        double even = bias_[s], odd = bias_[s + 1];
+        double even = bias_[s] + fast_[s], odd = bias_[s + 1] + fast_[s + 1];
         for (std::size_t f = 0; f < rows_; ++f) {
             even += weight[f][s];
             odd += weight[f][s + 1];
@@ -159,11 +167,12 @@ void LearnedPpm::prepare(double entropy, std::int32_t top) {
         const Stage& stage = stages_[s];
         const std::uint32_t total = table(stage).total(stage.order);
         if (total == 0) continue;
-        const std::uint32_t followers = table(stage).distinct(stage.order);
+        const std::uint32_t distinct = table(stage).distinct(stage.order);
+        const std::uint32_t followers = std::min(distinct, kMaxDistinct);
         const std::uint32_t share = std::min(7u, 8 * followers / total);
         Active& active = active_[actives_++];
         active.stage = s;
-        active.total = static_cast<double>(total);
+        active.total = static_cast<double>(total) - settings_.discount * static_cast<double>(distinct);
         active.own_total = s * kOwn + static_cast<std::size_t>(std::min(15, log2_floor(total)));
         active.own_followers = s * kOwn + 16 + share * 16 + static_cast<std::size_t>(std::min(15, log2_halves(followers)));
         const double sum = z[s] + own_.weight[active.own_total] + own_.weight[active.own_followers];
@@ -172,12 +181,13 @@ void LearnedPpm::prepare(double entropy, std::int32_t top) {
 }
 
 // The target's probability, from the counts that find() left; remembers what learn() needs.
-double LearnedPpm::mixed(double p) {
+template <class Table>
+double LearnedPpmOf<Table>::mixed(double p) {
     for (std::size_t i = 0; i < actives_; ++i) {
         const Active& active = active_[i];
         const Stage& stage = stages_[active.stage];
         q_[i] = p;
-        a_[i] = static_cast<double>(table(stage).hit(stage.order)) / active.total;
+        a_[i] = share(table(stage).hit(stage.order), active);
         p = (1.0 - active.trust) * p + active.trust * a_[i];
     }
     q_[actives_] = p;
@@ -185,17 +195,19 @@ double LearnedPpm::mixed(double p) {
 }
 
 // The probability of a token whose counts by order are given.
-double LearnedPpm::other(const std::uint32_t* stream, const std::uint32_t* document, double p) const {
+template <class Table>
+double LearnedPpmOf<Table>::other(const std::uint32_t* stream, const std::uint32_t* document, double p) const {
     for (std::size_t i = 0; i < actives_; ++i) {
         const Active& active = active_[i];
         const Stage& stage = stages_[active.stage];
-        const double count = (stage.clock == 0 ? stream : document)[stage.order];
-        p = (1.0 - active.trust) * p + active.trust * (count / active.total);
+        const std::uint32_t count = (stage.clock == 0 ? stream : document)[stage.order];
+        p = (1.0 - active.trust) * p + active.trust * share(count, active);
     }
     return p;
 }
 
-void LearnedPpm::learn() {
+template <class Table>
+void LearnedPpmOf<Table>::learn() {
     const double q = q_[actives_];
     if (!(q > 0.0)) return;
     // Stages beyond the last one that applies, and those left out before it, have slope 0 and do not move.
@@ -211,6 +223,7 @@ void LearnedPpm::learn() {
         const double rated_slope = settings_.rate * slope;
         g[active.stage] = slope;
         rated[active.stage] = rated_slope;
+        fast_[active.stage] = kFastKeep * (fast_[active.stage] + settings_.fast * slope);
         adagrad(own_.weight[active.own_total], own_.squares[active.own_total], slope, rated_slope);
         adagrad(own_.weight[active.own_followers], own_.squares[active.own_followers], slope, rated_slope);
         tail *= 1.0 - l;
@@ -220,7 +233,8 @@ void LearnedPpm::learn() {
 }
 
 // next: the tokens after this one, as far as they are known, for fetching ahead in a new document.
-void LearnedPpm::count(std::uint32_t token, const std::int32_t* next, std::size_t n) {
+template <class Table>
+void LearnedPpmOf<Table>::count(std::uint32_t token, const std::int32_t* next, std::size_t n) {
     tables_[0].add(token);
     before_last_ = last_;
     last_ = token;
@@ -234,7 +248,8 @@ void LearnedPpm::count(std::uint32_t token, const std::int32_t* next, std::size_
 }
 
 // Rows of weights that the next position will use: fetching them reads no score.
-inline void LearnedPpm::fetch_rows(std::uint32_t last, std::int32_t top) const {
+template <class Table>
+inline void LearnedPpmOf<Table>::fetch_rows(std::uint32_t last, std::int32_t top) const {
     const auto fetch = [&](int feature, std::size_t value) {
         const Feature& f = shared_[static_cast<std::size_t>(feature)];
         for (std::size_t s = 0; s < width_; s += 8) {
@@ -246,7 +261,8 @@ inline void LearnedPpm::fetch_rows(std::uint32_t last, std::int32_t top) const {
     if (top >= 0) fetch(kTop, static_cast<std::size_t>(top));
 }
 
-void LearnedPpm::score(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k,
+template <class Table>
+void LearnedPpmOf<Table>::score(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k,
                        const double* p, SideView side, double* out) {
     std::uint32_t stream[kMaxOrder + 1], document[kMaxOrder + 1];
     tables_[0].look_ahead(tokens, n);
@@ -261,7 +277,7 @@ void LearnedPpm::score(const std::int32_t* tokens, std::size_t n, const std::int
         } else {
             prepare(entropy, top);
         }
-        for (GramTable& table : tables_) table.find(target);
+        for (Table& table : tables_) table.find(target);
         const double q = mixed(p[cands == nullptr ? target : 0]);
         for (std::size_t j = 0; cands != nullptr && j < k; ++j) {
             const std::int32_t v = cands[i * k + j];
@@ -274,11 +290,12 @@ void LearnedPpm::score(const std::int32_t* tokens, std::size_t n, const std::int
         learn();
         count(target, tokens + i + 1, n - i - 1);
     }
-    for (GramTable& table : tables_) table.look_ahead(nullptr, 0);
+    for (Table& table : tables_) table.look_ahead(nullptr, 0);
     is_pending_ = false;
 }
 
-void LearnedPpm::row(const double* p, SideView side, double* out) {
+template <class Table>
+void LearnedPpmOf<Table>::row(const double* p, SideView side, double* out) {
     const std::size_t vocab = settings_.vocab;
     std::copy_n(p, vocab, pending_.begin());
     pending_entropy_ = settings_.side ? *side.entropy : 0.0;
@@ -299,29 +316,32 @@ void LearnedPpm::row(const double* p, SideView side, double* out) {
         const double keep = 1.0 - active.trust;
         for (std::size_t v = 0; v < vocab; ++v) out[v] *= keep;
         for (std::size_t j = 0; j < left.size(); ++j)
-            out[left[j]] += active.trust * (static_cast<double>(counts[j]) / active.total);
+            out[left[j]] += active.trust * share(counts[j], active);
     }
 }
 
-bool LearnedPpm::observe(std::uint32_t token) {
+template <class Table>
+bool LearnedPpmOf<Table>::observe(std::uint32_t token) {
     if (!is_pending_) return false;
     is_pending_ = false;
     prepare(pending_entropy_, pending_top_);
-    for (GramTable& table : tables_) table.find(token);
+    for (Table& table : tables_) table.find(token);
     mixed(pending_[token]);
     learn();
     count(token, nullptr, 0);
     return true;
 }
 
-void LearnedPpm::replay(const std::int32_t* tokens, std::size_t n) {
+template <class Table>
+void LearnedPpmOf<Table>::replay(const std::int32_t* tokens, std::size_t n) {
     tables_[0].look_ahead(tokens, n);
     for (std::size_t i = 0; i < n; ++i) count(static_cast<std::uint32_t>(tokens[i]), tokens + i + 1, n - i - 1);
-    for (GramTable& table : tables_) table.look_ahead(nullptr, 0);
+    for (Table& table : tables_) table.look_ahead(nullptr, 0);
     is_pending_ = false;
 }
 
-std::vector<double> LearnedPpm::weights() const {
+template <class Table>
+std::vector<double> LearnedPpmOf<Table>::weights() const {
     std::vector<double> all;
     const auto append = [&](const Feature& feature) {
         all.insert(all.end(), feature.weight.begin(), feature.weight.end());
@@ -329,11 +349,14 @@ std::vector<double> LearnedPpm::weights() const {
     };
     append(own_);
     for (const Feature& feature : shared_) append(feature);
+    if (settings_.fast > 0.0) all.insert(all.end(), fast_.begin(), fast_.begin() + static_cast<std::ptrdiff_t>(stages_.size()));
     return all;
 }
 
-bool LearnedPpm::set_weights(const double* values, std::size_t n) {
-    std::size_t need = 2 * own_.weight.size();
+template <class Table>
+bool LearnedPpmOf<Table>::set_weights(const double* values, std::size_t n) {
+    const std::size_t fast = settings_.fast > 0.0 ? stages_.size() : 0;
+    std::size_t need = 2 * own_.weight.size() + fast;
     for (const Feature& feature : shared_) need += 2 * feature.weight.size();
     if (n != need) return false;
     const auto take = [&](std::vector<double>& part) {
@@ -346,13 +369,18 @@ bool LearnedPpm::set_weights(const double* values, std::size_t n) {
         take(feature.weight);
         take(feature.squares);
     }
+    std::copy_n(values, fast, fast_.begin());
     return true;
 }
 
-std::size_t LearnedPpm::bytes() const {
+template <class Table>
+std::size_t LearnedPpmOf<Table>::bytes() const {
     std::size_t numbers = pending_.size() + 2 * own_.weight.size();
     for (const Feature& feature : shared_) numbers += 2 * feature.weight.size();
     return numbers * sizeof(double) + tables_[0].bytes() + tables_[1].bytes();
 }
+
+template class LearnedPpmOf<GramTable>;
+template class LearnedPpmOf<ContinuationTable>;
 
 }  // namespace evalkit

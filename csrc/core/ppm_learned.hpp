@@ -8,7 +8,11 @@
 // Every feature is known before the target: bucket of N, bucket of (followers / N, followers), the last token, the token
 // before, the longest contexts seen on both clocks, a bias that starts anew with each document, and (when asked) the
 // entropy and the argmax of the model's row.  So l_s does not depend on v, and every stage maps a distribution to a
-// distribution.  After the target is booked, each weight takes an AdaGrad step along d log q(target) / d z_s.
+// distribution.  After the target is booked, each weight takes an AdaGrad step along d log q(target) / d z_s.  A second
+// bias per stage, with a plain rate, forgets a little at every step: it follows where the text is going now.
+//
+// Table: GramTable counts occurrences.  ContinuationTable counts, below the longest order, different tokens before; with
+// it a discount d is taken off every count, (n - d) / (N - d followers).
 //
 // Secondary escape estimation (Shkarin's PPMII, 2002) over a neural distribution, with a linear model in place of one
 // counter per state.  What each feature is worth is measured in benches/DEADENDS.md.
@@ -19,6 +23,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "continuation_table.hpp"
 #include "gram_table.hpp"
 
 namespace evalkit {
@@ -29,6 +34,8 @@ struct LearnedSettings {
     std::vector<int> orders;            // on the stream's clock, ascending; may be empty
     std::vector<int> document_orders;   // on the document's clock, ascending; may be empty
     double rate = 0.3;                  // of AdaGrad
+    double fast = 0.0;                  // plain rate of the bias that forgets; 0: none
+    double discount = 0.0;              // 0..1, off every count; above 0 only where Table::distinct() is exact
     bool side = false;                  // use entropy and argmax of the model's row
     std::size_t bytes = 0;              // memory bound of the stream's table
     std::size_t document_bytes = 0;     // memory bound of the document's table
@@ -41,9 +48,10 @@ struct SideView {
     const std::int32_t* top = nullptr;
 };
 
-class LearnedPpm {
+template <class Table>
+class LearnedPpmOf {
  public:
-    explicit LearnedPpm(LearnedSettings settings);
+    explicit LearnedPpmOf(LearnedSettings settings);
 
     void begin(std::uint32_t first_token);
     // p, out: [n, k].  cands: [n, k] ids, -1 where there is none; null when k == vocab and column v is token v.
@@ -62,7 +70,7 @@ class LearnedPpm {
     bool set_weights(const double* values, std::size_t n);
 
     std::size_t bytes() const;
-    const GramTable& stream() const { return tables_[0]; }
+    const Table& stream() const { return tables_[0]; }
 
  private:
     // Weights of one feature: for each of its values a row with one weight per stage, and AdaGrad's sums of squares.
@@ -88,26 +96,31 @@ class LearnedPpm {
     void count(std::uint32_t token, const std::int32_t* next, std::size_t n);
     void fresh_document();
     EVALKIT_INLINE void fetch_rows(std::uint32_t last, std::int32_t top) const;
-    const GramTable& table(const Stage& stage) const { return tables_[static_cast<std::size_t>(stage.clock)]; }
+    const Table& table(const Stage& stage) const { return tables_[static_cast<std::size_t>(stage.clock)]; }
 
     LearnedSettings settings_;
     std::vector<Stage> stages_;
     std::size_t width_ = 0;  // stages, rounded up to a multiple of 4: the length of a row
-    std::array<GramTable, 2> tables_;
+    std::array<Table, 2> tables_;
     int longest_[2] = {0, 0};
     std::uint32_t last_ = 0, before_last_ = 0;
 
     std::array<double, kMaxStages> bias_{};
+    std::array<double, kMaxStages> fast_{};  // the bias that forgets
     std::array<Feature, kSharedFeatures> shared_;
     Feature own_;  // kOwn values per stage
 
     // The position being scored: the stages with N > 0, in order.
     struct Active {
         std::size_t stage;
-        double total;
+        double total;                    // N - d followers
         double trust;                    // l
         std::size_t own_total, own_followers;
     };
+    // n / N, or (n - d) / (N - d followers).
+    double share(std::uint32_t count, const Active& active) const {
+        return count == 0 ? 0.0 : (static_cast<double>(count) - settings_.discount) / active.total;
+    }
     std::array<Active, kMaxStages> active_;
     std::size_t actives_ = 0;
     std::array<std::size_t, kSharedFeatures> row_{};  // where the row in use begins
@@ -121,5 +134,10 @@ class LearnedPpm {
     bool is_pending_ = false;
     std::vector<std::uint32_t> left_[2], counts_[2];  // scratch of row()
 };
+
+extern template class LearnedPpmOf<GramTable>;
+extern template class LearnedPpmOf<ContinuationTable>;
+using LearnedPpm = LearnedPpmOf<GramTable>;
+using ContinuationPpm = LearnedPpmOf<ContinuationTable>;
 
 }  // namespace evalkit

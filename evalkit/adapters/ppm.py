@@ -2,7 +2,9 @@
 
 ``escape=learned``: stages of (clock, order) from low to high order, clocks stream and document; each maps the row q to
 (1 - l) q(v) + l n(v) / N with a trust l = sigmoid(z) that depends on the prefix alone and is learned online from booked
-scores.  (Secondary escape estimation, Shkarin 2002, over a neural distribution.)
+scores.  (Secondary escape estimation, Shkarin 2002, over a neural distribution.)  With ``counts=continuations`` an order
+below the longest counts after how many different tokens its n-gram was seen (Kneser and Ney 1995), and n(v) / N becomes
+(n(v) - discount) / (N - discount followers).
 
 ``escape=dirichlet``: q_k(v) = (n_k(v) + c_k q_{k-1}(v)) / (N_k + c_k).  (parameter-golf #1159 in its exact form;
 MacKay and Peto 1995.)
@@ -44,6 +46,17 @@ class PpmSettings(Settings, frozen=True):
         tuple[int, ...], Meta(description="orders of the current document's counts; [] for none (learned only)")
     ] = (1, 2, 3, 4, 5, 6)
     rate: Annotated[float, Meta(description="AdaGrad rate of the trust, nats per unit step (learned only)")] = 0.3
+    fast: Annotated[
+        float,
+        Meta(
+            description="plain rate of a second trust per stage that forgets 3 % a step; 0: none, 0.5 is good (learned only)"
+        ),
+    ] = 0.0
+    counts: Annotated[
+        Literal["occurrences", "continuations"],
+        Meta(description="what orders below the longest count: occurrences, or different tokens before (learned only)"),
+    ] = "occurrences"
+    discount: Annotated[float, Meta(description="taken off every count, 0..1 (counts=continuations only)")] = 0.7
     side: Annotated[bool, Meta(description="let trust see entropy and argmax of the model's row (learned only)")] = True
     c: Annotated[
         float | tuple[float, ...] | None,
@@ -63,8 +76,15 @@ class PpmSettings(Settings, frozen=True):
         for name, least in (("min_count", 1), ("memory_mib", 1), ("expected_tokens", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"adapter ppm: setting {name} must be at least {least}, got {getattr(self, name)}")
-        if not 0.0 <= self.rate <= 10.0:
-            raise InputError(f"adapter ppm: setting rate must lie within 0..10, got {self.rate}; the default is 0.3")
+        for name, value, most, default in (("rate", self.rate, 10, 0.3), ("fast", self.fast, 10, 0.0)):
+            if not 0.0 <= value <= most:
+                raise InputError(
+                    f"adapter ppm: setting {name} must lie within 0..{most}, got {value}; the default is {default}"
+                )
+        if not 0.0 <= self.discount < 1.0:
+            raise InputError(
+                f"adapter ppm: setting discount must be at least 0 and below 1, got {self.discount}; the default is 0.7"
+            )
         if self.escape == "learned":
             self._check_learned()
         else:
@@ -135,21 +155,26 @@ class Ppm:
     def _learned_core(self, info: StreamInfo) -> Any:
         """A sixteenth of the memory is for the document's table, the rest beside the weights for the stream's."""
         s, orders = self.settings, self.settings.stream_orders
-        longest = max((*orders, *s.document))
+        longest, continued = max((*orders, *s.document)), s.counts == "continuations"
         stages = len(orders) + len(s.document)
-        document = max(s.memory_mib * MIB // 16, native().smallest_table(min(info.vocab_size, 1 << 18), longest))
-        weights = 16 * stages * (3 * info.vocab_size + 1024)
-        check_memory(s.memory_mib * MIB - document - weights, info.vocab_size, longest, "adapter ppm", s.memory_mib)
-        return native().LearnedPpm(
+        least = (
+            native().smallest_mixer() if continued else native().smallest_table(min(info.vocab_size, 1 << 18), longest)
+        )
+        document = max(s.memory_mib * MIB // 16, least)
+        stream = s.memory_mib * MIB - document - 16 * stages * (3 * info.vocab_size + 1024)
+        check_memory(stream, info.vocab_size, longest, "adapter ppm", s.memory_mib, least)
+        return (native().ContinuationPpm if continued else native().LearnedPpm)(
             info.vocab_size,
             info.bos_id,
             list(orders),
             list(s.document),
             s.rate,
             s.side,
-            s.memory_mib * MIB - document - weights,
+            stream,
             document,
             s.expected_tokens,
+            s.fast,
+            s.discount if continued else 0.0,
         )
 
     def propose(self, tokens: Int32) -> Int32:

@@ -7,6 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 
+from evalkit.adapters.backoff_naive import NaiveNgrams
 from evalkit.adapters.base import Float64
 from evalkit.adapters.ppm import PpmSettings
 
@@ -63,25 +64,46 @@ class NaiveLearned:
     def __init__(self, settings: PpmSettings, first_token: int, bos: int, frozen_at: int = -1) -> None:
         self.settings, self.bos = settings, bos
         used = (settings.stream_orders, settings.document)
-        self.orders = [tuple(range(1, max(orders, default=0) + 1)) for orders in used]
-        self.clocks = [NaiveCounts(self.orders[0], first_token, frozen_at), NaiveCounts(self.orders[1], first_token)]
+        self.longest = [max(orders, default=0) for orders in used]
+        self.clocks = [self._counts(0, first_token, frozen_at), self._counts(1, first_token)]
         self.stages = sorted((order, clock) for clock in (0, 1) for order in used[clock])
         self.weights: dict[tuple, list[float]] = {}
+        self.fast = dict.fromkeys(self.stages, 0.0)
         self.tokens = (first_token, first_token)
+
+    def _counts(self, clock: int, first_token: int, frozen_at: int = -1) -> NaiveCounts | NaiveNgrams:
+        if self.settings.counts == "continuations":
+            return NaiveNgrams(max(1, self.longest[clock]), first_token, frozen_at)
+        return NaiveCounts(tuple(range(1, self.longest[clock] + 1)), first_token, frozen_at)
+
+    def _at(self, order: int, clock: int) -> dict[int, int]:
+        counts = self.clocks[clock]
+        if isinstance(counts, NaiveNgrams):
+            return counts.at(order, continued=order < counts.max_order)
+        return counts.at(order)
 
     def row(self, p: Float64, entropy: float = 0.0, top: int = 0) -> Float64:
         self.active = []
-        seen = tuple(max((k for k in c.orders if c.at(k)), default=0) for c in self.clocks)
+        seen = tuple(
+            max((k for k in range(1, n + 1) if c.at(k)), default=0)
+            for n, c in zip(self.longest, self.clocks, strict=True)
+        )
         for order, clock in self.stages:
-            counts = self.clocks[clock].at(order)
+            counts = self._at(order, clock)
             if counts:
                 weights = self._weights(order, clock, counts, seen, entropy, top)
-                z = math.log(0.1 * order / 2.0)
+                z = math.log(0.1 * order / 2.0) + self.fast[order, clock]
                 for w in weights:
                     z += w[0]
-                self.active.append((counts, float(sum(counts.values())), 1.0 / (1.0 + math.exp(-z)), weights))
+                total = float(sum(counts.values())) - self.cut * float(len(counts))
+                self.active.append((counts, total, 1.0 / (1.0 + math.exp(-z)), weights, (order, clock)))
         self.base = p
         return np.array([self._chain(v)[-1][0] for v in range(len(p))])
+
+    @property
+    def cut(self) -> float:
+        """What is taken off every count."""
+        return self.settings.discount if self.settings.counts == "continuations" else 0.0
 
     def _weights(
         self, order: int, clock: int, counts: dict[int, int], seen: tuple[int, ...], entropy: float, top: int
@@ -100,8 +122,8 @@ class NaiveLearned:
     def _chain(self, token: int) -> list[tuple[float, float]]:
         """(q before the stage, n / N) of each active stage, then (q after all, 0)."""
         q, out = float(self.base[token]), []
-        for counts, total, trust, _ in self.active:
-            a = float(counts.get(token, 0)) / total
+        for counts, total, trust, _, _ in self.active:
+            a = (float(counts[token]) - self.cut) / total if token in counts else 0.0
             out.append((q, a))
             q = (1.0 - trust) * q + trust * a
         return [*out, (q, 0.0)]
@@ -110,11 +132,12 @@ class NaiveLearned:
         """Learn the target whose row was asked for last, then count it."""
         chain = self._chain(token)
         booked, tail = chain[-1][0], 1.0
-        for (_, _, trust, weights), (q, a) in reversed(list(zip(self.active, chain, strict=False))):
+        for (_, _, trust, weights, stage), (q, a) in reversed(list(zip(self.active, chain, strict=False))):
             g = (a - q) * tail / booked * (trust * (1.0 - trust))
             for w in weights:
                 w[1] += g * g
                 w[0] += self.settings.rate * g / math.sqrt(w[1])
+            self.fast[stage] = 0.97 * (self.fast[stage] + self.settings.fast * g)
             tail *= 1.0 - trust
         self._count(token)
 
@@ -122,7 +145,7 @@ class NaiveLearned:
         self.clocks[0].add(token)
         self.tokens = (token, self.tokens[0])
         if token == self.bos:
-            self.clocks[1] = NaiveCounts(self.orders[1], token)
+            self.clocks[1] = self._counts(1, token)
             self.weights = {k: w for k, w in self.weights.items() if k[2] != "document"}
         else:
             self.clocks[1].add(token)

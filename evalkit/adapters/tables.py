@@ -37,11 +37,14 @@ def check_orders(orders: Sequence[int], owner: str, name: str = "orders") -> Non
         )
 
 
-def check_memory(size: int, vocab: int, max_order: int, owner: str, memory_mib: int) -> None:
-    """``size`` bytes, what memory_mib leaves for a table, must hold it empty; raises InputError with both numbers."""
+def check_memory(size: int, vocab: int, max_order: int, owner: str, memory_mib: int, least: int | None = None) -> None:
+    """``size`` bytes, what memory_mib leaves for a table, must hold it empty; raises InputError with both numbers.
+
+    least: bytes of the empty table, where it is not one of occurrences.
+    """
     if vocab > MAX_VOCAB:
         raise InputError(f"{owner}: a vocabulary of {vocab} ids is more than the tables take ({MAX_VOCAB})")
-    missing = native().smallest_table(vocab, max_order) - size
+    missing = (native().smallest_table(vocab, max_order) if least is None else least) - size
     if missing > 0:
         raise InputError(
             f"{owner}: memory_mib={memory_mib} is too small for {vocab} ids and order {max_order}: "

@@ -20,6 +20,8 @@ EXPERTS = [
     "ppm",
     "ppm:side=false,orders=[2,4],document=[1,3]",
     "ppm:document=[],orders=1..9",
+    "ppm:counts=continuations,fast=0.5",
+    "ppm:counts=continuations,discount=0.3,side=false,orders=[2,4],document=[1,3]",
     "ppm|ppm:escape=dirichlet",
     "ppm:escape=dirichlet",
     "ppm:escape=dirichlet,c=4,min_count=2",

@@ -14,6 +14,8 @@ from evalkit.adapters.registry import make_adapter
 from evalkit.errors import InputError
 
 law = settings(max_examples=25, deadline=None, derandomize=True)
+FIRST_CHUNK = 4096 * 44 + 4 * (1 << 13)
+"""The smallest table of continuations: nodes and slots, bytes."""
 
 
 def stream(seed: int, vocab: int, n: int) -> np.ndarray:
@@ -81,20 +83,60 @@ def test_a_full_table_keeps_what_it_has(seed: int, vocab: int, spare: int) -> No
     document=st.lists(st.integers(1, 7), max_size=5, unique=True),
     side=st.booleans(),
     rate=st.sampled_from([0.0, 0.3, 5.0]),
+    fast=st.sampled_from([0.0, 0.5]),
+    discount=st.sampled_from([None, 0.0, 0.7]),
 )
 def test_learned_rows_are_the_twins(
-    seed: int, vocab: int, orders: list[int], document: list[int], side: bool, rate: float
+    seed: int,
+    vocab: int,
+    orders: list[int],
+    document: list[int],
+    side: bool,
+    rate: float,
+    fast: float,
+    discount: float | None,
 ) -> None:
+    """discount None: occurrences; else continuations."""
     stream_orders = tuple(sorted(orders)) if orders or document else (1,)
-    config = PpmSettings(orders=stream_orders, document=tuple(sorted(document)), side=side, rate=rate)
+    config = PpmSettings(
+        orders=stream_orders,
+        document=tuple(sorted(document)),
+        side=side,
+        rate=rate,
+        fast=fast,
+        counts="occurrences" if discount is None else "continuations",
+        discount=discount or 0.0,
+    )
     x, p = stream(seed, vocab, 120), rows(seed, vocab, 119)
     entropy, top = -(p * np.log(p)).sum(axis=1), p.argmax(axis=1).astype(np.int32)
-    fast = _native.LearnedPpm(vocab, 1, list(stream_orders), sorted(document), rate, side, 1 << 24, 1 << 22, 0)
-    fast.begin(int(x[0]))
+    core = _native.LearnedPpm if discount is None else _native.ContinuationPpm
+    rest = (rate, side, 1 << 24, 1 << 22, 0, fast, discount or 0.0)
+    kernel = core(vocab, 1, list(stream_orders), sorted(document), *rest)
+    kernel.begin(int(x[0]))
     twin = NaiveLearned(config, int(x[0]), bos=1)
-    got = fast.score(x[1:], None, p, entropy, top)
+    got = kernel.score(x[1:], None, p, entropy, top)
     for t in range(1, len(x)):
         np.testing.assert_array_equal(got[t - 1], twin.row(p[t - 1], float(entropy[t - 1]), int(top[t - 1])))
+        twin.observe(int(x[t]))
+
+
+@settings(law, max_examples=8)
+@given(seed=st.integers(0, 2**32 - 1), spare=st.sampled_from([0, 4096 * 44, 1 << 20]))
+def test_full_continuations_are_the_twins(seed: int, spare: int) -> None:
+    """No new n-gram after the bound is met, known ones go on counting; rows sum to 1, memory stays below."""
+    config = PpmSettings(counts="continuations", fast=0.5, side=False, document=(1, 2), orders=(1, 2, 3, 12))
+    x, p = np.random.default_rng(seed).integers(0, 30, 500).astype(np.int32), np.full((499, 30), 1 / 30)
+    x[400:] = x[:100]
+    kernel = _native.ContinuationPpm(
+        30, 1, [1, 2, 3, 12], [1, 2], 0.3, False, FIRST_CHUNK + spare, 1 << 22, 0, config.fast, config.discount
+    )
+    kernel.begin(int(x[0]))
+    got = kernel.score(x[1:], None, p, None, None)
+    assert (0 < kernel.frozen_at < 400) == (spare == 0)
+    np.testing.assert_allclose(got.sum(axis=1), 1.0, rtol=0, atol=1e-12)
+    twin = NaiveLearned(config, int(x[0]), 1, kernel.frozen_at)
+    for t in range(1, len(x)):
+        np.testing.assert_array_equal(got[t - 1], twin.row(p[t - 1]))
         twin.observe(int(x[t]))
 
 

@@ -1,0 +1,90 @@
+// After how many different tokens was each n-gram seen?  The face of GramTable over continuation counts.
+//
+// Below the longest order a count is not how often v followed the context but after how many different tokens the context
+// and v were seen together; the longest order keeps its occurrences.  (Kneser and Ney, 1995.)  Either way the total of a
+// context is the sum over its followers.  When memory is full no new n-gram is taken and known ones go on counting:
+// continuations stand still then, as no n-gram is new.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "backoff_counts.hpp"
+
+namespace evalkit {
+
+class ContinuationTable {
+ public:
+    ContinuationTable(std::uint32_t vocab, int max_order, std::size_t bytes, std::size_t)
+        : counts_(vocab, max_order, bytes) {}
+
+    void start(std::uint32_t token) {
+        counts_.start(token);
+        left_ = 0;
+    }
+    // The tokens that will be added next, so that what they need can be fetched one step early.
+    void look_ahead(const std::int32_t* tokens, std::size_t n) {
+        next_ = tokens;
+        left_ = n;
+    }
+    void add(std::uint32_t token) {
+        counts_.add(token);
+        if (left_ == 0) return;
+        ++next_;
+        if (--left_ > 0) counts_.fetch(static_cast<std::uint32_t>(*next_));
+    }
+
+    // Highest order whose context was followed before, 0 when none.
+    int seen() const {
+        int order = counts_.max_order();
+        while (order > 0 && counts_.context(order).total == 0) --order;
+        return order;
+    }
+    std::uint32_t total(int order) const {
+        const NgramCounts::Node& node = counts_.context(order);
+        return is_longest(order) ? node.total : node.continued_total;
+    }
+    // Different followers that are counted, exact.
+    std::uint32_t distinct(int order) const {
+        const NgramCounts::Node& node = counts_.context(order);
+        return is_longest(order) ? node.distinct : node.continued_distinct;
+    }
+    void find(std::uint32_t token) {
+        counts_.locate(token);
+        found_ = token;
+    }
+    std::uint32_t hit(int order) const { return count(order, counts_.pair(order, found_)); }
+
+    // out[1..max_order]
+    void counts_of(std::uint32_t token, std::uint32_t* out) const {
+        for (int k = 1; k <= counts_.max_order(); ++k) out[k] = count(k, counts_.pair(k, token));
+    }
+    // Every follower with a count, whatever `tokens` held.
+    void followers(int order, std::vector<std::uint32_t>& tokens, std::vector<std::uint32_t>& counts) const {
+        tokens.clear();
+        counts.clear();
+        counts_.each(order, [&](std::uint32_t token, PairCounts pair) {
+            const std::uint32_t n = count(order, pair);
+            if (n == 0) return;
+            tokens.push_back(token);
+            counts.push_back(n);
+        });
+    }
+
+    std::size_t bytes() const { return counts_.bytes(); }
+    std::int64_t frozen_at() const { return counts_.frozen_at(); }
+    std::uint64_t grams() const { return counts_.pairs(); }
+
+ private:
+    bool is_longest(int order) const { return order == counts_.max_order(); }
+    std::uint32_t count(int order, PairCounts pair) const { return is_longest(order) ? pair.count : pair.continuations; }
+
+    NgramCounts counts_;
+    std::uint32_t found_ = 0;
+    const std::int32_t* next_ = nullptr;
+    std::size_t left_ = 0;
+};
+
+}  // namespace evalkit
