@@ -2,6 +2,11 @@
 
     python -m benches.experts --text val_fineweb_head.jsonl.xz --limit-tokens 500000
 
+    python -m benches.experts ... --merge --only "best without temperature" "best + tilt"
+
+The second form measures these rows alone (and "best", which such rows are compared with) and puts them into the file
+of an earlier run on the same text.
+
 The model runs once; every stack is scored on the same recorded rows.  Intervals are 95 %, paired by document.  One
 target in 256, at random, is looked at with its whole row of every stage: ``worst_sum`` is max |1 - sum|, and the row's
 entry was the booked score bit for bit (else the run ends with an error).
@@ -27,12 +32,23 @@ from evalkit.cli.recipe import ASSETS, Recipe, RunSettings
 HERE = Path(__file__).resolve().parent
 CHUNK = 256
 """Targets a chunk, of which one is looked at; scores of experts do not depend on it."""
-BEST = [part["name"] for part in tomllib.loads((HERE.parent / "recipes/experts.toml").read_text("utf-8"))["adapter"]]
+
+
+def spec_of(part: dict[str, Any]) -> str:
+    """A table of a recipe as --adapter takes it; its settings here are plain words and numbers."""
+    settings = ",".join(f"{key}={value}" for key, value in part.items() if key != "name")
+    return f"{part['name']}:{settings}" if settings else part["name"]
+
+
+PARTS = tomllib.loads((HERE.parent / "recipes/experts.toml").read_text("utf-8"))["adapter"]
+BEST = [spec_of(part) for part in PARTS]
 STACKS = {
     "base": [],
     "ppm (default)": ["ppm"],
     "ppm, stream's counts alone": ["ppm:document=[]"],
     "ppm, no entropy or argmax": ["ppm:side=false"],
+    "ppm, continuations": ["ppm:counts=continuations,fast=0.5"],
+    "ppm, two trusts": ["ppm:fast=0.5"],
     "ppm, fixed concentrations": ["ppm:escape=dirichlet"],
     "ppm, published c = 4": ["ppm:escape=dirichlet,c=4,min_count=2"],
     "backoff": ["backoff"],
@@ -45,7 +61,7 @@ STACKS = {
     "log_bias": ["log_bias"],
     "temperature": ["temperature"],
     "best": BEST,
-    **{f"best without {name}": [n for n in BEST if n != name] for name in BEST},
+    **{f"best without {part['name']}": [s for s in BEST if s != spec_of(part)] for part in PARTS},
     "best + tilt": [*BEST[:3], "tilt", *BEST[3:]],
 }
 
@@ -125,6 +141,7 @@ def main() -> int:
     parser.add_argument("--limit-tokens", type=int, default=None)
     parser.add_argument("--plan", default=PLAN)
     parser.add_argument("--only", nargs="+", choices=list(STACKS), default=list(STACKS))
+    parser.add_argument("--merge", action="store_true", help="keep the other rows of --out, of the same text and model")
     parser.add_argument("--stack", action="append", default=[], metavar="A + B", help="a further stack")
     parser.add_argument("--out", default=str(HERE / "results" / "experts.json"))
     args = parser.parse_args()
@@ -135,7 +152,8 @@ def main() -> int:
         checkpoint=args.checkpoint, text=args.text, limit_tokens=args.limit_tokens, threads=1, device="cpu"
     )
     model, stream, _, _ = open_parts(Recipe(run=run, adapters=[]))
-    stacks = {name: specs for name, specs in STACKS.items() if name in args.only or name == "base"}
+    rivals = {"base"} | ({"best"} if any(name.startswith("best ") for name in args.only) else set())
+    stacks = {name: specs for name, specs in STACKS.items() if name in {*args.only, *rivals}}
     stacks |= {text: [part.strip() for part in text.split(" + ")] for text in args.stack}
     rows: list[dict[str, Any]] = []
     recorded, base, best = Recorded(), None, None
@@ -157,9 +175,28 @@ def _show(r: dict[str, Any]) -> None:
     print(f"{r['name']:28s} {r['bpb']:.5f} {r['delta_bpb']:+.5f}  {span:22s} {r['verdict']}", flush=True)
 
 
+def _merged(path: Path, rows: list[dict[str, Any]], base: Any) -> tuple[str, list[dict[str, Any]]]:
+    """(command of the earlier run, its rows with these in their places); SystemExit when it was on another text."""
+    known = json.loads(path.read_text("utf-8"))
+    for key in ("targets", "bytes", "base_nats"):
+        if known["totals"][key] != base.run["totals"][key]:
+            raise SystemExit(
+                f"{path.name} has {key} {known['totals'][key]}, this run {base.run['totals'][key]}: "
+                "measure all rows anew, without --merge"
+            )
+    new = {r["name"]: r for r in rows}
+    together = {r["name"]: r for r in known["rows"]} | new
+    order = [name for name in STACKS if name in together] + [name for name in together if name not in STACKS]
+    return known["command"], [together[name] for name in order]
+
+
 def _write(path: Path, args: argparse.Namespace, rows: list[dict[str, Any]], base: Any) -> None:
+    command = "python -m benches.experts " + " ".join(Path(a).name if "/" in a else a for a in sys.argv[1:])
+    if args.merge and path.is_file():
+        rows = [r | {"command": command} for r in rows]
+        command, rows = _merged(path, rows, base)
     content = {
-        "command": "python -m benches.experts " + " ".join(Path(a).name if "/" in a else a for a in sys.argv[1:]),
+        "command": command,
         "plan": args.plan,
         "totals": base.run["totals"],
         "documents": base.run["documents"],

@@ -23,6 +23,9 @@ CHUNK = 8192
 SPECS = {
     "ppm": "ppm:side=false,memory_mib={m}",
     "ppm, dirichlet": "ppm:escape=dirichlet,memory_mib={m}",
+    "ppm, continuations": "ppm:counts=continuations,side=false,memory_mib={m}",
+    "hedge": "hedge:memory_mib={m}",
+    "backoff": "backoff:memory_mib={m}",
     "best_agree": "best_agree:memory_mib={m}",
     "tilt": "tilt:memory_mib={m}",
     "match": "match:memory_mib={m}",
