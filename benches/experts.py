@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shlex
 import sys
 import time
 import tomllib
@@ -191,7 +192,7 @@ def _merged(path: Path, rows: list[dict[str, Any]], base: Any) -> tuple[str, lis
 
 
 def _write(path: Path, args: argparse.Namespace, rows: list[dict[str, Any]], base: Any) -> None:
-    command = "python -m benches.experts " + " ".join(Path(a).name if "/" in a else a for a in sys.argv[1:])
+    command = "python -m benches.experts " + shlex.join(Path(a).name if "/" in a else a for a in sys.argv[1:])
     if args.merge and path.is_file():
         rows = [r | {"command": command} for r in rows]
         command, rows = _merged(path, rows, base)
