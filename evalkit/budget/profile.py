@@ -96,7 +96,12 @@ class Option:
 def options(
     subject: Subject, plan: Plan, stream: Any, learners: Sequence[Any], forecast: Any, window: int
 ) -> list[Option]:
-    """Strides 64 and 32, and one more epoch of each learner.  ``forecast(subject) -> Seconds``."""
+    """Strides 64 and 32, and one more epoch of each learner.  ``forecast(subject) -> Seconds``.
+
+    Nothing with lanes: they have one plan and one epoch.
+    """
+    if any(getattr(learner.settings, "lanes", 0) for learner in learners):
+        return []
     from evalkit.budget.work import input_tokens
 
     found = []

@@ -215,6 +215,17 @@ def test_a_profile_names_every_verb_and_says_what_fits(
     assert code == 1
 
 
+def test_documents_that_learn_by_themselves_have_one_plan_and_one_epoch(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lanes = "lora_ttt:reset=document,lanes=2,chunk=16,rank=2,targets=[q,v]"
+    plan = ["--plan", "document:seq_len=64,stride=32"]
+    code, report = profile(flags, capsys, *plan, "--adapter", lanes, "--tokens", "1024")
+    assert code == 0
+    assert report["options"] == []
+    assert report["here"]["total"] > 0
+
+
 def test_a_profile_for_other_hardware_prints_its_assumption(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
