@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -100,4 +101,31 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.nn.init.normal_(model.tok_emb.weight, std=0.3)
     path = tmp_path_factory.mktemp("model") / "random.pt"
     torch.save(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 short documents to train on."""
+    path = tmp_path_factory.mktemp("text") / "train.jsonl"
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "while",
+        "seven",
+        "dogs",
+        "ran",
+        "over",
+        "the",
+        "hill",
+        "and",
+        "back",
+        "again",
+    ]
+    rows = (" ".join(words[(i * j) % len(words)] for j in range(1, 60)) + f" {i}." for i in range(200))
+    path.write_text("\n".join(json.dumps({"text": row}) for row in rows), "utf-8")
     return path

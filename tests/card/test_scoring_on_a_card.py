@@ -36,7 +36,8 @@ def run(model: Any, folder: Path, name: str, spec: str, plan: str, targets: int 
 
 CASES = {name: ("", plan) for name, plan in PLANS.items()}
 CASES |= {name: (spec, PLANS["sliding"]) for name, spec in LEARNERS.items()}
-CASES |= {"lanes": (LANES, PLANS["document"]), "experts": (EXPERTS, PLANS["disjoint"])}
+CASES |= {"lanes": (LANES, PLANS["document"]), "lanes, batched": (f"{LANES},batched=true", PLANS["document"])}
+CASES |= {"experts": (EXPERTS, PLANS["disjoint"])}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -70,31 +70,6 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "train.jsonl"
-    words = [
-        "the",
-        "cat",
-        "sat",
-        "on",
-        "a",
-        "mat",
-        "while",
-        "seven",
-        "dogs",
-        "ran",
-        "over",
-        "hill",
-        "and",
-        "back",
-        "again",
-    ]
-    rows = (" ".join(words[(i * j) % len(words)] for j in range(1, 60)) + f" {i}." for i in range(100))
-    path.write_text("\n".join(json.dumps({"text": row}) for row in rows), "utf-8")
-    return path
-
-
 def trainer(text_file: Path, out: Path, device: str, options: list[str]) -> Trainer:
     recipe = load_recipe("smoke", [*SMALL, *options, f'run.device="{device}"'])
     out.mkdir(exist_ok=True)

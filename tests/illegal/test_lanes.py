@@ -1,4 +1,4 @@
-"""Are documents that learn side by side audited and certified, and are lanes that cheat caught?"""
+"""Are documents that learn by themselves audited and certified, and are lanes that cheat caught?"""
 
 from __future__ import annotations
 
@@ -92,8 +92,7 @@ def test_lanes_that_step_before_they_book_are_caught() -> None:
 
 def test_lanes_that_keep_what_another_document_learned_are_caught() -> None:
     found = verdict_of(Unwashed)
-    print(found.ledgers["declared"])
-    assert found.ledgers["declared"].status != "ok"
+    assert found.ledgers["declared"].status == "violated"
 
 
 def test_a_step_in_other_lanes_reaches_no_other_document() -> None:

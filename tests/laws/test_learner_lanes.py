@@ -1,4 +1,4 @@
-"""Documents that learn side by side score what each would alone, whatever the number of lanes and the chunk."""
+"""Documents that learn by themselves score what each would alone, whatever the number of lanes and the chunk."""
 
 from __future__ import annotations
 

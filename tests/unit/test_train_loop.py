@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -20,32 +19,6 @@ SMALL = [
     "run.eval_every=6",
     "model.vocab_size=320",
 ]
-
-
-@pytest.fixture(scope="module")
-def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "train.jsonl"
-    words = [
-        "the",
-        "cat",
-        "sat",
-        "on",
-        "a",
-        "mat",
-        "while",
-        "seven",
-        "dogs",
-        "ran",
-        "over",
-        "the",
-        "hill",
-        "and",
-        "back",
-        "again",
-    ]
-    rows = (" ".join(words[(i * j) % len(words)] for j in range(1, 60)) + f" {i}." for i in range(200))
-    path.write_text("\n".join(json.dumps({"text": row}) for row in rows), "utf-8")
-    return path
 
 
 def corpus_of(text_file: Path, recipe: Recipe) -> data.Corpus:

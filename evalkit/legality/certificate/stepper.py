@@ -1,7 +1,7 @@
 """How does the strict path get one row at a time?  A model that is fed one token a call, and keeps its keys and values.
 
 Encoder and decoder drive the same stepper with the same tokens, so they compute the same bits on one kind of machine.
-The fast path runs whole windows; its rows differ in the last digits.  Documents that learn side by side are walked one
+The fast path runs whole windows; its rows differ in the last digits.  Documents that learn by themselves are walked one
 after another in one lane; what a lane learns from a piece is the fast path's own step.
 """
 

@@ -27,7 +27,7 @@ def slices(tokens: Int64, length: int, count: int, rng: np.random.Generator) -> 
 def heads(tokens: Int64, bos: int, length: int, count: int, rng: np.random.Generator) -> list[Stream]:
     """``count`` streams of ``length`` tokens from the beginnings of documents, 16 to 128 tokens of each, one behind another.
 
-    Short documents fill the lanes of learners that train many side by side.
+    Short documents are for learners that begin afresh in each: a chunk holds many.
     """
     starts = np.union1d([0], np.flatnonzero(tokens == bos))
     found = []
