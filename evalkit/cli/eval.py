@@ -24,6 +24,12 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="settings and adapters; flags win over it")
     parser.add_argument("--checkpoint", metavar="C", help="FILE[:key=value,...] or module:Class (default: bundled)")
     parser.add_argument("--tokenizer", metavar="T", help="SentencePiece .model, or 'byte' (default: the checkpoint's)")
+    parser.add_argument(
+        "--lossy",
+        action="store_true",
+        default=None,
+        help="score what a folding tokenizer gives back, and say what changed",
+    )
     parser.add_argument("--text", nargs="+", metavar="F", help="text files and token shards (default: bundled sample)")
     parser.add_argument(
         "--adapter", action="append", metavar="NAME[:k=v,...]", help="repeat for a stack; 'none' for the base alone"

@@ -32,6 +32,8 @@ class RunSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """FILE[:key=value,...] or module:Class; the bundled checkpoint when absent."""
     tokenizer: str | None = None
     """SentencePiece model file, or "byte"; what travels with the checkpoint when absent."""
+    lossy: bool = False
+    """Score documents that the tokenizer changes (a normaliser that folds) as it gives them back; refused without."""
     text: list[str] = []
     """Text files and token shards; the bundled sample when empty."""
     plan: str | None = None

@@ -38,7 +38,8 @@ def open_parts(recipe: Recipe) -> tuple[Any, Any, Any, list[Any]]:
     device = choose_device(run.device, run.threads)
     model = open_checkpoint(run.checkpoint, device=device)
     tokenizer, note = choose_tokenizer(run.tokenizer, run.checkpoint, model)
-    stream = open_stream(run.text or [ASSETS / "sample.jsonl.xz"], tokenizer, limit_targets=run.limit_tokens)
+    text = run.text or [ASSETS / "sample.jsonl.xz"]
+    stream = open_stream(text, tokenizer, limit_targets=run.limit_tokens, lossy=run.lossy)
     for line in (*getattr(model, "notes", ()), note):
         if line:
             say(line)
@@ -164,6 +165,7 @@ def execute(
         extra={
             "checkpoint": run.checkpoint or "bundled",
             "tokenizer": stream.tokenizer.name,
+            "lossy": run.lossy,
             "text": list(stream.sources),
             "limit_tokens": run.limit_tokens,
             "device": str(model.device),

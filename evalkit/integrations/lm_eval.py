@@ -33,6 +33,7 @@ class ModelArgs(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     checkpoint: str | None = None
     tokenizer: str | None = None
+    lossy: bool = False
     plan: str | None = None
     seed: int = 0
     threads: int | None = None
@@ -71,7 +72,7 @@ class EvalkitLM(TemplateLM):
         model = open_checkpoint(args.checkpoint, device=choose_device(args.device, args.threads))
         self.tokenizer_of_model, note = choose_tokenizer(args.tokenizer, args.checkpoint, model)
         plan = parse_plan(args.plan) if args.plan else default_plan(model)
-        self.requests = Requests(model, self.tokenizer_of_model, chosen, plan, args.seed)
+        self.requests = Requests(model, self.tokenizer_of_model, chosen, plan, args.seed, args.lossy)
         self.reset = str(reset).lower() in ("true", "1", "yes")
         self._say(note)
 

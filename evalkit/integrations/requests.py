@@ -85,6 +85,8 @@ class Requests:
     plan: Plan | None = None
     """None: see :func:`default_plan`."""
     seed: int = 0
+    lossy: bool = False
+    """Score texts that the tokenizer changes as it gives them back."""
 
     def __post_init__(self) -> None:
         for name, raw in self.adapters:
@@ -95,7 +97,7 @@ class Requests:
         found = [(i, text) for i, text in enumerate(texts) if text]
         answers = [0.0] * len(texts)
         for group in [[one] for one in found] if alone and self.adapters else [found] if found else []:
-            stream = open_texts([text for _, text in group], self.tokenizer)
+            stream = open_texts([text for _, text in group], self.tokenizer, lossy=self.lossy)
             nats, _ = self._score(stream, greedy=False)
             for (i, _), (lo, hi) in zip(group, _own_targets(stream, len(group)), strict=True):
                 answers[i] = math.fsum(nats[lo - 1 : hi - 1])

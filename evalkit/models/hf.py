@@ -219,8 +219,8 @@ def _probe(model: HuggingFaceModel) -> Tensor:
 
 
 def _tokenizer(folder: Path, settings: HFOptions) -> tuple[bytes | None, str]:
-    """(bytes for open_tokenizer or None, what was chosen): tokenizer.model, else a byte-level tokenizer.json."""
-    from evalkit.stream.hf_tokenizer import ByteLevelTokenizer, parse_json, why_not_byte_level
+    """(bytes for open_tokenizer or None, what was chosen): tokenizer.model, else a tokenizer.json."""
+    from evalkit.stream.hf_tokenizer import HuggingFaceTokenizer, parse_json, why_not_exact
 
     if (folder / "tokenizer.model").is_file():
         if settings.bos_id is not None:
@@ -229,10 +229,10 @@ def _tokenizer(folder: Path, settings: HFOptions) -> tuple[bytes | None, str]:
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None, "the folder has no tokenizer"
-    fault = why_not_byte_level(parse_json(path.read_bytes(), str(path)))
+    fault = why_not_exact(parse_json(path.read_bytes(), str(path)))
     if fault:
         return None, f"tokenizer.json is not used: {fault}"
-    tokenizer = ByteLevelTokenizer.from_file(path, settings.bos_id)
+    tokenizer = HuggingFaceTokenizer.from_file(path, settings.bos_id)
     return tokenizer.model_bytes, f"tokenizer.json, documents separated by id {tokenizer.bos_id}"
 
 

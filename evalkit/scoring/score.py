@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +152,9 @@ def score(
         "totals": totals(table),
         "stages": stage_rows(table, described, options.seed),
         "bytes_from": stream.bytes_from,
+        "folding": asdict(stream.folding) if stream.folding else None,
         "documents": len(table.doc),
-        "notes": _notes(learners, options),
+        "notes": [*_notes(learners, options), *([str(stream.folding)] if stream.folding else [])],
         "resumed_chunks": len(booked),
         "seconds": {**{k: round(v, 6) for k, v in loop.spans.seconds.items()}, "wall": wall},
         "peak_memory_bytes": peak_memory_bytes(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from evalkit.errors import InputError
 from evalkit.stream.pieces import SLAB, Int64
-from evalkit.stream.reconcile import reconcile
+from evalkit.stream.reconcile import bytes_changed, given_back, reconcile
 from evalkit.stream.shard import read_shard
 from evalkit.stream.text import Document, Kind, read_documents
 from evalkit.stream.tokenizer import Tokenizer
@@ -23,7 +23,11 @@ SMALL_BATCH_BYTES = 1 << 16
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Tokens of one file; ``doc_bytes`` is -1 where only the piece table can tell (shards)."""
+    """Tokens of one file; ``doc_bytes`` is -1 where only the piece table can tell (shards).
+
+    ``folded``: documents that the tokenizer did not give back as they are, by index, with (bytes of their text, bytes
+    changed).
+    """
 
     source: str
     tokens: npt.NDArray[np.integer]
@@ -31,44 +35,60 @@ class Part:
     doc_bytes: Int64
     doc_names: list[str]
     bytes_from: str
+    folded: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
-def read_part(path: str | Path, kind: Kind, tokenizer: Tokenizer, room: int | None, previous: Part | None) -> Part:
+def read_part(
+    path: str | Path, kind: Kind, tokenizer: Tokenizer, room: int | None, previous: Part | None, *, lossy: bool = False
+) -> Part:
     """Read one file, at least its first ``room`` tokens (None: all of them).  Raises InputError."""
     if kind == "shard":
         return _shard_part(Path(path), tokenizer, room, previous)
-    return _text_part(Path(path), kind, tokenizer, room)
+    return documents_part(str(path), read_documents(path, kind), tokenizer, room, lossy=lossy)
 
 
 def encoded(
     documents: Iterable[Document], tokenizer: Tokenizer, room: int | None = None
 ) -> Iterator[tuple[list[Document], npt.NDArray[np.int32]]]:
     """Encode and reconcile in batches until ``room`` tokens are there: (documents, their tokens with BOS before each)."""
+    for batch, _, tokens in _encoded(documents, tokenizer, room, lossy=False):
+        yield batch, tokens
+
+
+def _encoded(
+    documents: Iterable[Document], tokenizer: Tokenizer, room: int | None, *, lossy: bool
+) -> Iterator[tuple[list[Document], list[Document], npt.NDArray[np.int32]]]:
+    """(documents as they are, as they are scored, their tokens); the first two differ under ``lossy`` only."""
     held = 0
     small = room is not None and room < BATCH_BYTES
     for batch in _batches(documents, SMALL_BATCH_BYTES if small else BATCH_BYTES):
-        tokens = reconcile(tokenizer, batch, tokenizer.encode_batch([d.text for d in batch]))
-        yield batch, tokens
+        ids = tokenizer.encode_batch([d.text for d in batch])
+        scored = given_back(tokenizer, batch, ids) if lossy else batch
+        tokens = reconcile(tokenizer, scored, ids)
+        yield batch, scored, tokens
         held += len(tokens)
         if room is not None and held >= room:
             return
 
 
-def _text_part(path: Path, kind: Kind, tokenizer: Tokenizer, room: int | None) -> Part:
-    return documents_part(str(path), read_documents(path, kind), tokenizer, room)
-
-
-def documents_part(source: str, documents: Iterable[Document], tokenizer: Tokenizer, room: int | None = None) -> Part:
-    """Encode documents, at least as far as ``room`` tokens.  Raises InputError."""
+def documents_part(
+    source: str, documents: Iterable[Document], tokenizer: Tokenizer, room: int | None = None, *, lossy: bool = False
+) -> Part:
+    """Encode documents, at least as far as ``room`` tokens.  ``lossy``: see :func:`open_stream`.  Raises InputError."""
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
     tokens, sizes, names = list[npt.NDArray](), list[int](), list[str]()
-    for batch, ids in encoded(documents, tokenizer, room):
+    folded = dict[int, tuple[int, int]]()
+    for batch, scored, ids in _encoded(documents, tokenizer, room, lossy=lossy):
         tokens.append(ids.astype(dtype))
-        sizes += [len(d.data) for d in batch]
-        names += [d.name for d in batch]
+        for was, now in zip(batch, scored, strict=True):
+            if was.data != now.data:
+                folded[len(sizes)] = len(was.data), max(1, bytes_changed(was.data, now.data))
+            sizes.append(len(now.data))
+            names.append(now.name)
     joined = np.concatenate(tokens)
     starts = np.flatnonzero(joined == tokenizer.bos_id)
-    return Part(source, joined, starts, np.array(sizes, np.int64), names, "text")
+    origin = "folded text" if folded else "text"
+    return Part(source, joined, starts, np.array(sizes, np.int64), names, origin, folded)
 
 
 def _batches(documents: Iterable[Document], limit: int) -> Iterator[list[Document]]:
@@ -84,7 +104,7 @@ def _batches(documents: Iterable[Document], limit: int) -> Iterator[list[Documen
 
 
 def _shard_part(path: Path, tokenizer: Tokenizer, room: int | None, previous: Part | None) -> Part:
-    continues = previous is not None and previous.bytes_from != "text"
+    continues = previous is not None and previous.bytes_from == "tokenizer"
     return tokens_part(read_shard(path)[:room], tokenizer, str(path), continues=continues)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +15,9 @@ from evalkit.stream.text import Document
 from evalkit.stream.tokenizer import Tokenizer
 
 Int32 = npt.NDArray[np.int32]
+
+PIECES = re.compile(rb"[ \t\n\r\v\f]+|[^ \t\n\r\v\f]+")
+"""Words and the white space between them."""
 
 
 def reconcile(tokenizer: Tokenizer, documents: Sequence[Document], ids: Sequence[Int32]) -> Int32:
@@ -46,8 +52,40 @@ def _check_one(tokenizer: Tokenizer, document: Document, ids: Int32) -> None:
     why = tokenizer.losses(document.text, ids) or "the tokenizer is not lossless"
     raise ByteCountError(
         f"{where}: the text has {len(document.data):,} bytes and its tokens {len(data):,}; they part at byte {at:,} "
-        f"({_excerpt(document.data, at)} became {_excerpt(data, at)}): {why}; score it with a lossless tokenizer"
+        f"({_excerpt(document.data, at)} became {_excerpt(data, at)}): {why}; score it with a lossless tokenizer, or give "
+        "--lossy to score the text as the tokenizer gives it back"
     )
+
+
+def given_back(tokenizer: Tokenizer, documents: Sequence[Document], ids: Sequence[Int32]) -> list[Document]:
+    """The documents as the tokenizer library's own decoder reads their tokens; those that come back equal stay as they are.
+
+    :func:`reconcile` then compares these texts with the piece table.  Raises ByteCountError where a token carries no text
+    (<unk>): its bytes cannot be counted from any text.
+    """
+    found = list[Document]()
+    for document, part in zip(documents, ids, strict=True):
+        if tokenizer.decode_bytes(part) == document.data:
+            found.append(document)
+            continue
+        lost = int(tokenizer.pieces.groups["unknown"][part].sum())
+        if lost:
+            raise ByteCountError(
+                f"{document.source}, document {document.index} ('{document.name}'): {lost:,} of its {len(part):,} tokens are "
+                f"<unk>, which stands for any text, so no bytes can be counted, with --lossy neither; score it with a "
+                f"tokenizer that has byte fallback"
+            )
+        found.append(replace(document, data=tokenizer.given_back(part)))
+    return found
+
+
+def bytes_changed(text: bytes, other: bytes) -> int:
+    """Bytes of the words and white space of ``text`` that ``other`` does not have, or the reverse where that is more.
+
+    Both are compared as collections of words and gaps; 0 only when these are equal.
+    """
+    ours, theirs = Counter(PIECES.findall(text)), Counter(PIECES.findall(other))
+    return max(sum(len(p) * n for p, n in (a - b).items()) for a, b in ((ours, theirs), (theirs, ours)))
 
 
 def first_difference(a: bytes, b: bytes) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +28,26 @@ __all__ = ["Stream", "open_stream", "open_texts", "read_shard", "stream_of_token
 Tokens = npt.NDArray[np.integer]
 
 
+@dataclass(frozen=True)
+class Folding:
+    """What a lossy tokenizer changed, over the documents that it changed: whole ones, also where a limit cuts the last."""
+
+    documents: int
+    text_bytes: int
+    """Bytes of these documents as they were given."""
+    scored_bytes: int
+    """Bytes of these documents as the tokenizer gives them back: what is scored."""
+    changed_bytes: int
+    """Bytes of words and white space that came back otherwise or not at all."""
+
+    def __str__(self) -> str:
+        count = "1 document" if self.documents == 1 else f"{self.documents:,} documents"
+        return (
+            f"lossy: the tokenizer does not give {count} back as given ({self.changed_bytes:,} bytes differ); what is scored "
+            f"is the text that it gives back, {self.scored_bytes:,} bytes for {self.text_bytes:,}"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Stream:
     """The text as the engine sees it.
@@ -37,7 +57,9 @@ class Stream:
     doc_bytes: int64 [D], bytes of each document's text as far as it is in the stream.
     doc_names: D names for people.  sources: the files.
     bytes_from: "text" when every document was reconciled with its text, "tokenizer" when the bytes are those that
-    the tokenizer's pieces carry (shards), "text+tokenizer" when both occur.
+    the tokenizer's pieces carry (shards), "folded text" when documents were reconciled with their text as a lossy
+    tokenizer gives it back, joined by "+" when several occur.
+    folded: document -> (bytes of its text as given, bytes as given back, bytes changed), where a tokenizer was lossy.
     """
 
     tokens: Tokens
@@ -47,6 +69,7 @@ class Stream:
     doc_names: tuple[str, ...]
     bytes_from: str
     sources: tuple[str, ...]
+    folded: dict[int, tuple[int, int, int]] = field(default_factory=dict)
 
     @property
     def n_targets(self) -> int:
@@ -56,6 +79,13 @@ class Stream:
     def total_bytes(self) -> int:
         """Bytes of all targets."""
         return int(self.doc_bytes.sum())
+
+    @property
+    def folding(self) -> Folding | None:
+        """Sums over :attr:`folded`; None when every document is scored as it is."""
+        if not self.folded:
+            return None
+        return Folding(len(self.folded), *(sum(column) for column in zip(*self.folded.values(), strict=True)))
 
     def target_bytes(self, lo: int, hi: int) -> Int64:
         """Bytes of targets lo..hi-1 given their predecessors: int64 [hi - lo], 1 <= lo <= hi <= n_targets + 1."""
@@ -77,7 +107,8 @@ class Stream:
         starts = self.doc_start[: np.searchsorted(self.doc_start, n_targets)]
         sizes = self.doc_bytes[: len(starts)].copy()
         sizes[-1] = _table_bytes(tokens, self.tokenizer, starts[-1:])[0]
-        return replace(self, tokens=tokens, doc_start=starts, doc_bytes=sizes, doc_names=self.doc_names[: len(starts)])
+        names, folded = self.doc_names[: len(starts)], {d: f for d, f in self.folded.items() if d < len(starts)}
+        return replace(self, tokens=tokens, doc_start=starts, doc_bytes=sizes, doc_names=names, folded=folded)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -94,11 +125,15 @@ class Stream:
             raise ValueError(f"targets {lo}..{hi - 1} are not within 1..{self.n_targets}")
 
 
-def open_stream(paths: Sequence[str | Path], tokenizer: Tokenizer, *, limit_targets: int | None = None) -> Stream:
+def open_stream(
+    paths: Sequence[str | Path], tokenizer: Tokenizer, *, limit_targets: int | None = None, lossy: bool = False
+) -> Stream:
     """Read text files and token shards, in the order given, as one stream.
 
     ``limit_targets``: stop after so many targets (files beyond it are looked at but not read).  A shard that does not
     begin with BOS continues the shard before it; as the first file, or after a text file, it is refused.
+    ``lossy``: a document that the tokenizer does not give back as it is (a normaliser folded it) is scored as it is given
+    back: its bytes are those of that text, and :attr:`Stream.folding` says how much changed.  Without it: refused.
     Raises InputError, and ByteCountError for a document that does not come back from its tokens.
     """
     if limit_targets is not None and limit_targets < 1:
@@ -108,7 +143,7 @@ def open_stream(paths: Sequence[str | Path], tokenizer: Tokenizer, *, limit_targ
     kinds: list[Kind] = [kind_of(path) for path in paths]
     parts, room = list[Part](), None if limit_targets is None else limit_targets + 1
     for path, kind in zip(paths, kinds, strict=True):
-        part = read_part(path, kind, tokenizer, room, parts[-1] if parts else None)
+        part = read_part(path, kind, tokenizer, room, parts[-1] if parts else None, lossy=lossy)
         parts.append(part)
         room = None if room is None else room - len(part.tokens)
         if room is not None and room <= 0:
@@ -117,15 +152,15 @@ def open_stream(paths: Sequence[str | Path], tokenizer: Tokenizer, *, limit_targ
     return stream if limit_targets is None else stream.head(limit_targets)
 
 
-def open_texts(texts: Sequence[str], tokenizer: Tokenizer, source: str = "texts") -> Stream:
-    """Texts in memory as one stream, a document each, in the order given.
+def open_texts(texts: Sequence[str], tokenizer: Tokenizer, source: str = "texts", *, lossy: bool = False) -> Stream:
+    """Texts in memory as one stream, a document each, in the order given; ``lossy``: see :func:`open_stream`.
 
     Raises InputError when there is no text, and ByteCountError for one that does not come back from its tokens.
     """
     if not any(texts):
         raise InputError(f"{source}: all {len(texts)} texts are empty; a stream needs at least one with text")
     documents = [Document(source, i, f"{source}#{i}", utf8(text)) for i, text in enumerate(texts)]
-    return _join([documents_part(source, documents, tokenizer)], tokenizer)
+    return _join([documents_part(source, documents, tokenizer, lossy=lossy)], tokenizer)
 
 
 def stream_of_tokens(tokens: Tokens, tokenizer: Tokenizer, source: str = "tokens") -> Stream:
@@ -149,13 +184,20 @@ def _join(parts: Sequence[Part], tokenizer: Tokenizer) -> Stream:
     starts = np.concatenate([p.doc_start + shift for p, shift in zip(parts, shifts, strict=True)])
     sizes = np.concatenate([p.doc_bytes for p in parts])
     names = [name for p in parts for name in p.doc_names]
+    firsts = np.cumsum([0, *(len(p.doc_bytes) for p in parts[:-1])]).tolist()
+    folded = {
+        first + d: (was, int(p.doc_bytes[d]), changed)
+        for p, first in zip(parts, firsts, strict=True)
+        for d, (was, changed) in p.folded.items()
+    }
     owns = starts < len(tokens) - 1  # a BOS at the very end is a target of the document before it and owns none
     starts, sizes, names = starts[owns], sizes[owns], names[: int(owns.sum())]
     if (sizes < 0).any():
         sizes = np.where(sizes < 0, _table_bytes(tokens, tokenizer, starts), sizes)
-    origins = [o for o in ("text", "tokenizer") if any(p.bytes_from == o for p in parts)]
+    folded = {d: f for d, f in folded.items() if d < len(starts)}
+    origins = [o for o in ("text", "folded text", "tokenizer") if any(p.bytes_from == o for p in parts)]
     sources = tuple(p.source for p in parts)
-    return Stream(tokens, tokenizer, starts, sizes, tuple(names), "+".join(origins), sources)
+    return Stream(tokens, tokenizer, starts, sizes, tuple(names), "+".join(origins), sources, folded)
 
 
 def _table_bytes(tokens: Tokens, tokenizer: Tokenizer, starts: Int64) -> Int64:

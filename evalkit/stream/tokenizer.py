@@ -51,6 +51,11 @@ class Tokenizer(Protocol):
         """The exact bytes of a document's ids [n] by the byte rule, from the piece table; BOS is not among them."""
         ...
 
+    def given_back(self, ids: npt.ArrayLike) -> bytes:
+        """The text of a document's ids [n] in UTF-8 by the tokenizer library's own decoder, which shares nothing with the
+        piece table; where the tokenizer puts a space in front of a text, without it."""
+        ...
+
     def losses(self, text: str, ids: Int32) -> str:
         """Why this text does not come back from its ids, as a clause for an error sentence; "" when unknown."""
         ...
@@ -61,20 +66,20 @@ def open_tokenizer(spec: str | Path | bytes | None) -> Tokenizer:
 
     Raises InputError when there is none, it is missing, or it cannot carry text (see SentencePieceTokenizer).
     """
-    from evalkit.stream.hf_tokenizer import ByteLevelTokenizer
+    from evalkit.stream.hf_tokenizer import HuggingFaceTokenizer
 
     if spec is None:
         raise InputError(
             "the checkpoint carries no tokenizer; give one with --tokenizer FILE.model or --tokenizer byte"
         )
     if isinstance(spec, bytes) and spec[:1] == b"{":
-        return ByteLevelTokenizer.from_bytes(spec)
+        return HuggingFaceTokenizer.from_bytes(spec)
     if isinstance(spec, bytes):
         return ByteTokenizer() if spec == ByteTokenizer.model_bytes else SentencePieceTokenizer.from_bytes(spec)
     if str(spec) in BYTE_NAMES:
         return ByteTokenizer()
     if Path(spec).suffix == ".json":
-        return ByteLevelTokenizer.from_file(spec)
+        return HuggingFaceTokenizer.from_file(spec)
     return SentencePieceTokenizer.from_file(spec)
 
 
@@ -101,6 +106,9 @@ class ByteTokenizer:
 
     def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
         return decode_document(self, ids)
+
+    def given_back(self, ids: npt.ArrayLike) -> bytes:
+        return (np.asarray(ids, np.int64) - 4).astype(np.uint8).tobytes()
 
     def losses(self, text: str, ids: Int32) -> str:
         return ""
@@ -149,6 +157,9 @@ class SentencePieceTokenizer:
 
     def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
         return decode_document(self, ids)
+
+    def given_back(self, ids: npt.ArrayLike) -> bytes:
+        return self._processor.decode(np.asarray(ids).tolist()).encode("utf-8")
 
     def losses(self, text: str, ids: Int32) -> str:
         """Look for the known ways to lose text, the most telling first."""

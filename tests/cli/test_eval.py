@@ -160,3 +160,24 @@ def test_one_target_is_enough(evalkit, checkpoint: Path, tmp_path: Path) -> None
     run = run_json(evalkit, "--checkpoint", checkpoint, "--text", tmp_path / "a.txt", "--tokenizer", "byte")
     assert run["totals"]["targets"] == 1
     assert run["stages"][0]["ci95"] is None
+
+
+def test_lossy_is_offered_and_accounted_for(evalkit, tmp_path: Path) -> None:
+    import torch
+
+    from evalkit.models.golf import GolfGPT, GolfOptions
+
+    text, model = tmp_path / "folds.txt", tmp_path / "sp1024.pt"
+    text.write_text("Line\nbreaks  and\nspaces are folded.\n" * 8)
+    shape = {"vocab": 1024, "width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "hidden": 16}
+    torch.save(GolfGPT(shape, GolfOptions(), tied=True).state_dict(), model)
+    base = ("--checkpoint", model, "--text", text, "--adapter", "none")
+    said = evalkit("eval", *base)
+    assert (said.code, "or give --lossy" in said.err) == (2, True)
+    run = run_json(evalkit, *base, "--lossy", "--out", tmp_path / "r")
+    assert run["settings"]["lossy"] is True
+    assert run["bytes_from"] == "folded text"
+    assert run["folding"] == {"documents": 1, "text_bytes": 288, "scored_bytes": 279, "changed_bytes": 40}
+    assert run["totals"]["bytes"] == 279
+    assert "does not give 1 document back" in run["notes"][-1]
+    assert run["notes"][-1] in (tmp_path / "r" / "report.html").read_text()
