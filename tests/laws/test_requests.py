@@ -90,8 +90,7 @@ def test_the_verb_explains_itself_without_the_harness(capsys: pytest.CaptureFixt
 
 
 def test_as_the_harness_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("lm_eval")
-    from lm_eval.api.instance import Instance  # pyright: ignore[reportMissingImports]
+    from lm_eval.api.instance import Instance
 
     from evalkit.integrations.lm_eval import EvalkitLM
 
