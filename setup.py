@@ -32,7 +32,7 @@ setup(
             extra_compile_args=COMPILE,
             extra_link_args=LINK,
         ),
-        Extension("train.data._gather", sources=["train/data/_gather.pyx"], extra_compile_args=["-O3"]),
+        Extension("evalkit.train.data._gather", sources=["evalkit/train/data/_gather.pyx"], extra_compile_args=["-O3"]),
     ],
     cmdclass={"build_ext": build_ext},
 )

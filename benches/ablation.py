@@ -77,7 +77,7 @@ ROWS: dict[str, tuple[str, ...]] = {  # most telling first: a bench that is cut 
 
 def cut(source: Path, work: Path, megabytes: float) -> Path:
     """The first documents of ``source``, about so many MB of text, as a file of their own."""
-    from train.text import documents
+    from evalkit.train.text import documents
 
     path = work / "text.jsonl"
     if not path.exists():
@@ -95,10 +95,10 @@ def one(row: str, seed: int, work: Path) -> dict[str, Any]:
     """Train one row and score it."""
     import torch
 
-    from train import data, size
-    from train.loop import Trainer
-    from train.quant.plan import quantise
-    from train.recipe import Export, load_recipe
+    from evalkit.train import data, size
+    from evalkit.train.loop import Trainer
+    from evalkit.train.quant.plan import quantise
+    from evalkit.train.recipe import Export, load_recipe
 
     recipe = load_recipe("tiny-cpu", [*BASE, *ROWS[row], f"run.seed={seed}"])
     corpus = data.prepare([work / "text.jsonl"], work / "data", recipe.model.vocab_size, recipe.data.held_out_permille)
@@ -238,8 +238,8 @@ def main() -> int:
 
 def prepare(work: Path) -> None:
     """Tokenise once, before the workers start."""
-    from train import data
-    from train.recipe import load_recipe
+    from evalkit.train import data
+    from evalkit.train.recipe import load_recipe
 
     recipe = load_recipe("tiny-cpu", list(BASE))
     data.prepare([work / "text.jsonl"], work / "data", recipe.model.vocab_size, recipe.data.held_out_permille)

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from train.mutate import RAW, SEALED, json_leaf, mutate
+from evalkit.train.mutate import RAW, SEALED, json_leaf, mutate
 
 ROOM = 512 << 20
 SUSPECT = ("exec", "compile", "import", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class",
@@ -31,8 +31,8 @@ TINY = Path(__file__).resolve().parents[1] / "evalkit" / "assets" / "tiny.ek"
 
 def load_artifact(path: Path) -> None:
     """All that scoring does before the first token: read, build the model, open the tokenizer."""
+    from evalkit.models.ek.door import ArtifactDoor
     from evalkit.stream.tokenizer import open_tokenizer
-    from train.door import ArtifactDoor
 
     model = ArtifactDoor.load(path)
     open_tokenizer(model.tokenizer_model)
@@ -135,16 +135,16 @@ def sources(folder: Path) -> dict[str, Path]:
     import numpy as np
     import torch
 
+    from evalkit.models.ek.config import GPTConfig
+    from evalkit.models.ek.container import write_artifact
+    from evalkit.models.ek.model import GPT
     from evalkit.stream.manifest import manifest_path
     from evalkit.stream.text import Document
     from evalkit.stream.tokenizer import ByteTokenizer
-    from train import tokenizer
-    from train.artifact import write_artifact
-    from train.config import GPTConfig
-    from train.data.write import write_shards
-    from train.model import GPT
-    from train.quant.plan import quantise
-    from train.recipe import Export
+    from evalkit.train import tokenizer
+    from evalkit.train.data.write import write_shards
+    from evalkit.train.quant.plan import quantise
+    from evalkit.train.recipe import Export
 
     torch.manual_seed(0)
     config = GPTConfig(vocab_size=285, layers=2, width=32, head_dim=16, rope_dims=8, gate_dims=6, max_seq_len=64)

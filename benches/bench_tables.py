@@ -23,8 +23,8 @@ import numpy as np
 from benches.hashed_numpy import HashedCache
 from benches.token_text import tokens_of
 from evalkit import _native
-from evalkit.adapters.ppm import PpmSettings
-from evalkit.adapters.ppm_naive import NaiveDirichlet
+from evalkit.adapters.experts.ppm import PpmSettings
+from tests.twins.ppm import NaiveDirichlet
 
 ORDERS = 6
 CHUNK = 8192

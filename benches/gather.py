@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from train.data import Blocks, Coprime
-from train.data.coprime import compiled_gather
-from train.data.gather_naive import gather as gather_naive
+from evalkit.train.data import Blocks, Coprime
+from evalkit.train.data.coprime import compiled_gather
+from tests.twins.gather import gather as gather_naive
 
 SHAPES = ((16, 256), (8, 512), (64, 2048), (384, 2048))
 """Rows and tokens of a row: tiny-cpu's two, an H200's batch, an 8xH100's."""

@@ -14,20 +14,21 @@ import numpy as np
 import torch
 
 from evalkit.errors import InputError
+from evalkit.models.ek import coder, lqer
+from evalkit.models.ek.grid import Grid, round_to_grid
+from evalkit.models.ek.model import GPT
 from evalkit.stream.tokenizer import Tokenizer, open_tokenizer
-from train import checkpoint, measure
-from train.data import Blocks
-from train.data.write import encode_some
-from train.model import GPT
-from train.quant import coder, lab, lqer, refine, target
-from train.quant.calibrate import hessians, text_batches
-from train.quant.generate import generated
-from train.quant.gptq import gptq
-from train.quant.grid import Grid, round_to_grid
-from train.quant.names import bits_and_k, damping, is_grid
-from train.recipe import Export, Recipe, load_recipe
-from train.shards import read_shard
-from train.text import read
+from evalkit.train import checkpoint, measure
+from evalkit.train.data import Blocks
+from evalkit.train.data.write import encode_some
+from evalkit.train.quant import lab, refine, target
+from evalkit.train.quant.calibrate import hessians, text_batches
+from evalkit.train.quant.generate import generated
+from evalkit.train.quant.gptq import gptq
+from evalkit.train.quant.names import bits_and_k, damping, is_grid
+from evalkit.train.recipe import Export, Recipe, load_recipe
+from evalkit.train.shards import read_shard
+from evalkit.train.text import read
 
 FIELD = {"matrix_bits": 6, "matrix_k": 12.85, "embed_bits": 8, "embed_k": 20.0}
 """The field's setting (PR #1394)."""
@@ -54,7 +55,7 @@ class Bench:
         folders = sorted((run / "data").glob("*/tokenizer.model"))
         if saved is None or len(folders) != 1:
             raise InputError(
-                f"{run}: no checkpoint with one prepared text there; run python -m train --out {run} first"
+                f"{run}: no checkpoint with one prepared text there; run python -m evalkit.train --out {run} first"
             )
         opened = open_tokenizer(folders[0].read_bytes())
         model = GPT(recipe.model)

@@ -1,4 +1,4 @@
-"""``torchrun --nproc-per-node=8 -m harness RECIPE.toml [flags of evalkit eval]``: one process of a job.
+"""``torchrun --nproc-per-node=8 -m evalkit.harness RECIPE.toml [flags of evalkit eval]``: one process of a job.
 
 The way in, like ``evalkit/__main__.py``: the package itself does not know the command line.
 """

@@ -1,7 +1,7 @@
 """What is this process in the job?  Rank, device, threads, process groups, heartbeat.
 
 Two groups: the default one for gradients (NCCL on GPUs, gloo on CPUs), whose collectives time out, and a gloo group for
-messages, which waits as long as it must, because hearts are watched separately (:mod:`harness.pulse`).
+messages, which waits as long as it must, because hearts are watched separately (:mod:`evalkit.harness.pulse`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from evalkit.adapters.ranks import SOLO
+from evalkit.adapters.learners.ranks import SOLO
 from evalkit.errors import InputError
-from harness.meet import Meeting
-from harness.pulse import Pulse
-from harness.wire import Peer
+from evalkit.harness.meet import Meeting
+from evalkit.harness.pulse import Pulse
+from evalkit.harness.wire import Peer
 
 FOREVER = timedelta(days=30)
 
@@ -80,7 +80,7 @@ class Job:
 
     def ranks(self) -> Any:
         """What learners get to share their steps with; SOLO in a job of one rank."""
-        from harness.reduce import GroupRanks
+        from evalkit.harness.reduce import GroupRanks
 
         if self.size == 1:
             return SOLO
@@ -133,7 +133,7 @@ def threads_per_rank(local_size: int) -> int:
 
 
 def _store() -> Any:
-    """The store that torchrun made; it may be that of an earlier attempt, see :mod:`harness.meet`."""
+    """The store that torchrun made; it may be that of an earlier attempt, see :mod:`evalkit.harness.meet`."""
     from torch.distributed.rendezvous import rendezvous
 
     store, _, _ = next(iter(rendezvous("env://")))

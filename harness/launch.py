@@ -16,7 +16,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from harness.faults import LAUNCHED, NOTES, STOPPED
+from evalkit.harness.faults import LAUNCHED, NOTES, STOPPED
 
 SHUTDOWN_SECONDS = 15
 """From a signal to this process to the end of the last rank."""
@@ -24,14 +24,14 @@ SHUTDOWN_SECONDS = 15
 
 def threads_wanted(ranks: int) -> int:
     """OMP_NUM_THREADS where the user set it, else the CPUs shared by the ranks."""
-    from harness.job import threads_per_rank
+    from evalkit.harness.job import threads_per_rank
 
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) > 0 else threads_per_rank(ranks)
 
 
 def launch(argv: list[str], ranks: int, environ: dict[str, str], *, max_restarts: int, resumable: str) -> int:
-    """Start ``python -m harness ARGV`` on ``ranks`` ranks and wait.  Returns the job's exit code."""
+    """Start ``python -m evalkit.harness ARGV`` on ``ranks`` ranks and wait.  Returns the job's exit code."""
     with tempfile.TemporaryDirectory(prefix="evalkit-ranks-") as notes:
         quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR", "GLOO_SOCKET_IFNAME": _loopback()}
         os.environ.update({k: os.environ.get(k) or v for k, v in quiet.items() if v})
@@ -45,7 +45,7 @@ def launch(argv: list[str], ranks: int, environ: dict[str, str], *, max_restarts
             if name.startswith("torch.distributed"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
-            elastic_launch(_config(ranks, max_restarts, notes), sys.executable)("-m", "harness", *argv)
+            elastic_launch(_config(ranks, max_restarts, notes), sys.executable)("-m", "evalkit.harness", *argv)
         except ChildFailedError as failed:
             return _explain(failed.failures, resumable)
         except SignalException as asked:

@@ -16,14 +16,14 @@ import torch
 
 from evalkit.adapters.base import Learner, Needs, Receipt, StreamInfo
 from evalkit.errors import EvalkitError
+from evalkit.harness.faults import RankFailed, breaks_a_line
+from evalkit.harness.job import Job
+from evalkit.harness.lines import Lines
+from evalkit.harness.serve import setup_message, state_digest
+from evalkit.harness.sharded import Crew, ShardedForward
 from evalkit.models.lanes import open_forward
 from evalkit.plan import Chunk, Plan
 from evalkit.scoring.ledger import make_receipt
-from harness.faults import RankFailed, breaks_a_line
-from harness.job import Job
-from harness.lines import Lines
-from harness.serve import setup_message, state_digest
-from harness.sharded import Crew, ShardedForward
 
 
 class Lead:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from evalkit.errors import EvalkitError, Stopped
-from harness.faults import RankFailed, leave_unless_stopped, unpack_fault
-from harness.parts import Part
-from harness.wire import Lost, Message, Peer, listen
+from evalkit.harness.faults import RankFailed, leave_unless_stopped, unpack_fault
+from evalkit.harness.parts import Part
+from evalkit.harness.wire import Lost, Message, Peer, listen
 
 GONE = "rank {} is gone; the same command with the same --out goes on from the journal"
 PATIENCE = 10.0

@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Any
 
-from harness.faults import last_words, leave
+from evalkit.harness.faults import last_words, leave
 
 BEAT = 1.0
 """Seconds between heartbeats, at most; a quarter of the limit when that is shorter."""

@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from evalkit.adapters.ranks import shares
+from evalkit.adapters.learners.ranks import shares
 from evalkit.errors import EvalkitError
 
 
 class GroupRanks:
-    """See :class:`evalkit.adapters.ranks.Ranks`.  Counts calls and bytes for the trace."""
+    """See :class:`evalkit.adapters.learners.ranks.Ranks`.  Counts calls and bytes for the trace."""
 
     def __init__(self, rank: int, size: int, deterministic: bool, device: str = "cpu") -> None:
         self.rank, self.size, self.deterministic, self._device = rank, size, deterministic, device

@@ -19,17 +19,17 @@ import numpy as np
 import torch
 
 from evalkit.adapters.base import Learner, Needs, StreamInfo
+from evalkit.harness.faults import GRACE, breaks_a_line, last_words, pack_fault, sentence
+from evalkit.harness.job import Job
+from evalkit.harness.lines import Done
+from evalkit.harness.parts import Kept, Part, side_arrays
+from evalkit.harness.sharded import rank_stats, run_unit
+from evalkit.harness.units import Unit
+from evalkit.harness.wire import Lost, Message, listen
 from evalkit.models.lanes import open_forward
 from evalkit.plan import Window
 from evalkit.plan.parse import PLANS
 from evalkit.scoring.ledger import make_receipt
-from harness.faults import GRACE, breaks_a_line, last_words, pack_fault, sentence
-from harness.job import Job
-from harness.lines import Done
-from harness.parts import Kept, Part, side_arrays
-from harness.sharded import rank_stats, run_unit
-from harness.units import Unit
-from harness.wire import Lost, Message, listen
 
 
 class Server:

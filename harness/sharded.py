@@ -18,15 +18,15 @@ import numpy as np
 
 from evalkit.adapters.base import Float64, Int32
 from evalkit.errors import EvalkitError, InputError
+from evalkit.harness.job import Job
+from evalkit.harness.lines import Done, Lines
+from evalkit.harness.parts import Kept, Part, side_from
+from evalkit.harness.units import Lane, Roll, Unit, choose
+from evalkit.harness.wire import Message
 from evalkit.models.forward import Forward
 from evalkit.models.lanes import LaneForward
 from evalkit.plan import Chunk
 from evalkit.scoring.environment import peak_memory_bytes
-from harness.job import Job
-from harness.lines import Done, Lines
-from harness.parts import Kept, Part, side_from
-from harness.units import Lane, Roll, Unit, choose
-from harness.wire import Message
 
 
 class Crew:

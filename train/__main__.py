@@ -1,4 +1,4 @@
-"""How is the base model trained from a shell?  ``python -m train --recipe tiny-cpu --data FILES --out DIR``"""
+"""The command line of training: ``evalkit train --recipe tiny-cpu --data FILES --out DIR``."""
 
 from __future__ import annotations
 
@@ -11,48 +11,50 @@ from typing import TYPE_CHECKING
 from evalkit.errors import EvalkitError, InputError
 
 if TYPE_CHECKING:
-    from train.checks import Finding
-    from train.data import Corpus
-    from train.ranks import Ranks
-    from train.recipe import Recipe
+    from evalkit.train.checks import Finding
+    from evalkit.train.data import Corpus
+    from evalkit.train.ranks import Ranks
+    from evalkit.train.recipe import Recipe
 
 EPILOGUE = """examples:
-  python -m train --recipe tiny-cpu --data train.jsonl.xz --out runs/tiny
-  python -m train --recipe smoke --data notes.txt --out runs/smoke --set run.steps=20
-  python -m train --recipe h200-10min --data shards/ --out runs/h200
-  torchrun --nproc-per-node 8 -m train --recipe 8xh100-10min --data shards/ --out runs/8xh100
+  evalkit train --recipe tiny-cpu --data train.jsonl.xz --out runs/tiny
+  evalkit train --recipe smoke --data notes.txt --out runs/smoke --set run.steps=20
+  evalkit train --recipe h200-10min --data shards/ --out runs/h200
+  torchrun --nproc-per-node 8 -m evalkit.train --recipe 8xh100-10min --data shards/ --out runs/8xh100
 
 The same command continues an interrupted run.  DIR gets train.log, run.json and model.ek.  Checks run before the first
-step and after the export (python -m train.check runs the first ones alone); a check that fails ends the command."""
+step and after the export (python -m evalkit.train.check runs the first ones alone); a check that fails ends the command."""
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m train",
-        description="Train the base model and write its artifact.",
-        epilog=EPILOGUE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    p.add_argument("--recipe", default="tiny-cpu", help="a bundled recipe's name or a .toml file (default tiny-cpu)")
-    p.add_argument(
+DESCRIPTION = "Train the base model and write its artifact."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``evalkit train`` and of ``python -m evalkit.train``."""
+    parser.add_argument("--recipe", default="tiny-cpu", help="a bundled recipe's name or a .toml file (default tiny-cpu)")
+    parser.add_argument(
         "--data",
         nargs="+",
         required=True,
         type=Path,
         help="text (.txt, or .jsonl with 'text', plain or .xz), or one folder of shards and their tokenizer",
     )
-    p.add_argument("--out", required=True, type=Path, help="folder of the run; an interrupted run continues there")
-    p.add_argument("--seed", type=int, help="same as --set run.seed=N")
-    p.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override one recipe field")
-    return p
+    parser.add_argument("--out", required=True, type=Path, help="folder of the run; an interrupted run continues there")
+    parser.add_argument("--seed", type=int, help="same as --set run.seed=N")
+    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override one recipe field")
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    # Two OpenMP threads that spin at barriers stall for seconds when another job holds a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    """One sentence on stderr and an exit code for every failure, as ``evalkit`` has it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evalkit.train",
+        description=DESCRIPTION,
+        epilog=EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
     try:
-        run(args.recipe, args.data, args.out, args.set + ([f"run.seed={args.seed}"] if args.seed is not None else []))
+        return run_arguments(parser.parse_args(argv))
     except EvalkitError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -62,17 +64,24 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
         return 130
+
+
+def run_arguments(args: argparse.Namespace) -> int:
+    """Train as the parsed flags say; returns 0, raises EvalkitError."""
+    # Two OpenMP threads that spin at barriers stall for seconds when another job holds a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    run(args.recipe, args.data, args.out, args.set + ([f"run.seed={args.seed}"] if args.seed is not None else []))
     return 0
 
 
 def run(recipe_name: str, files: list[Path], out: Path, overrides: list[str]) -> Path:
     """Check, train, export, check again; returns the artifact's path.  Under torchrun this is one rank of several."""
-    from train.recipe import load_recipe
+    from evalkit.train.recipe import load_recipe
 
     recipe = load_recipe(recipe_name, overrides)
     out.mkdir(parents=True, exist_ok=True)
-    from train import checks, machine
-    from train.ranks import join
+    from evalkit.train import checks, machine
+    from evalkit.train.ranks import join
 
     ranks, device = join(machine.pick_device(recipe.run.device))
     try:
@@ -87,7 +96,7 @@ def run(recipe_name: str, files: list[Path], out: Path, overrides: list[str]) ->
 
 def open_text(recipe: Recipe, files: list[Path], out: Path, ranks: Ranks) -> Corpus:
     """Open a folder of shards, or tokenise text into DIR/data; rank 0 goes first and the others find the work done."""
-    from train import data
+    from evalkit.train import data
 
     def opened() -> Corpus:
         if len(files) == 1 and files[0].is_dir():
@@ -100,8 +109,8 @@ def open_text(recipe: Recipe, files: list[Path], out: Path, ranks: Ranks) -> Cor
 
 
 def _train(recipe_name: str, recipe: Recipe, corpus: Corpus, out: Path, ranks: Ranks, before: list[Finding]) -> Path:
-    from train import checks, export
-    from train.loop import Trainer
+    from evalkit.train import checks, export
+    from evalkit.train.loop import Trainer
 
     trainer = Trainer(recipe, corpus, out, ranks)
     trainer.run()

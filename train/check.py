@@ -1,4 +1,4 @@
-"""Is it worth starting?  ``python -m train.check RECIPE [--data FILES]`` answers without training; FAIL exits with 1."""
+"""Is it worth starting?  ``python -m evalkit.train.check RECIPE [--data FILES]`` answers without training; FAIL exits with 1."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from evalkit.errors import EvalkitError
 
 EPILOGUE = """examples:
-  python -m train.check h200-10min --data shards/
-  python -m train.check tiny-cpu --data train.jsonl.xz
-  python -m train.check tiny-cpu --finished runs/tiny
+  python -m evalkit.train.check h200-10min --data shards/
+  python -m evalkit.train.check tiny-cpu --data train.jsonl.xz
+  python -m evalkit.train.check tiny-cpu --finished runs/tiny
 
-The same checks run at the start and at the end of python -m train and stand in DIR/run.json."""
+The same checks run at the start and at the end of python -m evalkit.train and stand in DIR/run.json."""
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python -m train.check",
+        prog="python -m evalkit.train.check",
         description="Check device, attention, text, step time, artifact and code size before a run, or a finished run.",
         epilog=EPILOGUE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -49,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
     """Print a line for each finding on stdout; 1 when one failed."""
     import msgspec
 
-    from train import checks, machine
-    from train.__main__ import open_text
-    from train.ranks import ALONE
-    from train.recipe import load_recipe
+    from evalkit.train import checks, machine
+    from evalkit.train.__main__ import open_text
+    from evalkit.train.ranks import ALONE
+    from evalkit.train.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, args.set)
     if args.finished:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from evalkit.errors import InputError
-from train.shards import write_durably
+from evalkit.train.shards import write_durably
 
 NAME = "checkpoint.safetensors"
 

@@ -12,25 +12,23 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import torch
 
+import evalkit.models.ek
 from evalkit.errors import InputError, NoError
-from train import machine, size
-from train.artifact import CAP_BYTES, read_artifact
-from train.data import Corpus
-from train.flops import flops_per_token, peak_flops
-from train.parts.kernel import attention_path
-from train.recipe import Recipe
-from train.shards import write_durably
+from evalkit.models.ek.container import CAP_BYTES, read_artifact
+from evalkit.models.ek.parts.kernel import attention_path
+from evalkit.train import machine, size
+from evalkit.train.data import Corpus
+from evalkit.train.flops import flops_per_token, peak_flops
+from evalkit.train.recipe import Recipe
+from evalkit.train.shards import write_durably
 
 if TYPE_CHECKING:
-    from train.loop import Trainer
+    from evalkit.train.loop import Trainer
 
 # Share of the peak that a run reaches: 0.40 is #1855's (215 to 319 MFLOP a token and attention, 786,432 tokens in 122 ms
 # on 8 GPUs); on CPUs about half of what a plain matrix product does, measured on tiny-cpu.
 EFFICIENCY = {"cuda": 0.40, "cpu": 0.5}
-LOADER_FILES = (
-    "door.py", "artifact.py", "config.py", "shapes.py", "model.py", "shards.py", "parts/*.py", "quant/coder.py",
-    "quant/grid.py",
-)  # fmt: skip
+LOADER_FILES = ("*.py", "parts/*.py")
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +55,7 @@ def postflight(recipe: Recipe, out: Path) -> list[Finding]:
         facts = json.loads((out / "run.json").read_bytes())
         totals = facts["totals"]
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{out} holds no finished run ({error}); run python -m train there first") from None
+        raise InputError(f"{out} holds no finished run ({error}); run python -m evalkit.train there first") from None
     path = out / "model.ek"
     artifact = read_artifact(path)
     same = artifact.digest == facts["fingerprint"]["model"]
@@ -96,7 +94,7 @@ def record(out: Path, trainer: Trainer, before: Sequence[Finding], after: Sequen
 
 def code_bytes() -> int:
     """Source bytes that loading and running an artifact needs, as they are: not packed, not minified."""
-    here = Path(__file__).parent
+    here = Path(evalkit.models.ek.__file__).parent
     return sum(path.stat().st_size for pattern in LOADER_FILES for path in here.glob(pattern))
 
 

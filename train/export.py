@@ -12,13 +12,14 @@ import msgspec
 import numpy as np
 import torch
 
-from train import artifact, measure
-from train.door import ArtifactDoor
-from train.loop import Trainer, write_facts
-from train.quant import target
-from train.quant.calibrate import hessians
-from train.quant.plan import Hessians, quantise
-from train.recipe import Export
+from evalkit.models.ek import container as artifact
+from evalkit.models.ek.door import ArtifactDoor
+from evalkit.train import measure
+from evalkit.train.loop import Trainer, write_facts
+from evalkit.train.quant import target
+from evalkit.train.quant.calibrate import hessians
+from evalkit.train.quant.plan import Hessians, quantise
+from evalkit.train.recipe import Export
 
 NAME = "model.ek"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train.config import GPTConfig
+from evalkit.models.ek.config import GPTConfig
 
 # Dense bf16 peak in FLOP/s from NVIDIA's data sheets, by a part of the device's name; the first that fits is taken.
 PEAK_BF16 = (

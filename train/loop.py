@@ -12,18 +12,18 @@ import msgspec
 import torch
 
 from evalkit.errors import DivergenceError, InputError
-from train import averages, checkpoint, data, machine, optim
-from train.data import Corpus
-from train.flops import flops_per_token, peak_flops
-from train.measure import val_bpb
-from train.model import GPT
-from train.objective import Moment, Objective
-from train.parts.kernel import attention_path, preferred
-from train.progress import Log, Pace
-from train.ranks import ALONE, Ranks
-from train.recipe import Recipe
-from train.schedule import decay_taper, lr_multiplier, momentum_at, progress
-from train.shards import write_durably
+from evalkit.models.ek.model import GPT
+from evalkit.models.ek.parts.kernel import attention_path, preferred
+from evalkit.train import averages, checkpoint, data, machine, optim
+from evalkit.train.data import Corpus
+from evalkit.train.flops import flops_per_token, peak_flops
+from evalkit.train.measure import val_bpb
+from evalkit.train.objective import Moment, Objective
+from evalkit.train.progress import Log, Pace
+from evalkit.train.ranks import ALONE, Ranks
+from evalkit.train.recipe import Recipe
+from evalkit.train.schedule import decay_taper, lr_multiplier, momentum_at, progress
+from evalkit.train.shards import write_durably
 
 __all__ = ["Log", "Trainer", "write_facts"]
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from evalkit.train import tokenizer
+from evalkit.train.data import Corpus
+from evalkit.train.ranks import ALONE, Ranks
 from evalkit.units import bits_per_byte
-from train import tokenizer
-from train.data import Corpus
-from train.ranks import ALONE, Ranks
 
 
 @torch.no_grad()

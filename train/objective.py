@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from train.model import GPT
-from train.parts.attention import rms_norm
-from train.qat import QuantAware
-from train.recipe import Loss
-from train.shards import Tokens
+from evalkit.models.ek.model import GPT
+from evalkit.models.ek.parts.attention import rms_norm
+from evalkit.train.qat import QuantAware
+from evalkit.train.recipe import Loss
+from evalkit.train.shards import Tokens
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from train.newton import POLAR_EXPRESS, SAFETY, orthogonalise
-from train.ranks import ALONE, Ranks
+from evalkit.train.newton import POLAR_EXPRESS, SAFETY, orthogonalise
+from evalkit.train.ranks import ALONE, Ranks
 
 __all__ = ["POLAR_EXPRESS", "SAFETY", "AdamW", "Muon", "orthogonalise", "split_params"]
 
@@ -23,7 +23,7 @@ class Muon:
     a bank and all get the whole.  State: one momentum tensor [n, rows, cols] per shape.
 
     row_norm: rows of the update to unit norm first (MuonEq-R, PR #1285, -0.001).  variance: NorMuon's decay of the row
-    second moment of O, 0 for none (0.6 % fewer steps in the speedrun).  method: see :mod:`train.newton`.  cautious: decay
+    second moment of O, 0 for none (0.6 % fewer steps in the speedrun).  method: see :mod:`evalkit.train.newton`.  cautious: decay
     a weight only where the step shrinks it too (helps the speedrun, nothing in PR #375).
     """
 

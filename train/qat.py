@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from train.recipe import Loss
+from evalkit.train.recipe import Loss
 
 
 class QuantAware:

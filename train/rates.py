@@ -1,4 +1,4 @@
-"""How many bytes for how many BPB?  ``python -m train.rates --recipe R --data FILES --out DIR`` prints the table.
+"""How many bytes for how many BPB?  ``python -m evalkit.train.rates --recipe R --data FILES --out DIR`` prints the table.
 
 Reads the finished run in DIR; each row quantises with one setting, writes a real artifact, loads it through the
 public door and scores it on the held-out *training* text.  The choice of export settings is made from this table.
@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from evalkit.errors import EvalkitError
-from train.recipe import Export, load_recipe
+from evalkit.train.recipe import Export, load_recipe
 
 # (matrix bits, matrix k, embedding bits, embedding k): the field's 12.85 / 20, and finer steps for small models.
 SETTINGS = (
@@ -33,8 +33,8 @@ SETTINGS = (
 
 def table(recipe_name: str, files: list[Path], out: Path, overrides: list[str]) -> list[dict[str, object]]:
     """One row per setting and rounding: bits, k, bytes, BPB, gap to the float model."""
-    from train import data, export
-    from train.loop import Trainer
+    from evalkit.train import data, export
+    from evalkit.train.loop import Trainer
 
     recipe = load_recipe(recipe_name, overrides)
     corpus = data.prepare(files, out / "data", recipe.model.vocab_size, recipe.data.held_out_permille)
@@ -70,7 +70,9 @@ def _line(row: dict[str, object]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.rates", description="Bytes against BPB for a finished run.")
+    parser = argparse.ArgumentParser(
+        prog="python -m evalkit.train.rates", description="Bytes against BPB for a finished run."
+    )
     parser.add_argument("--recipe", default="tiny-cpu", help="the run's recipe (default tiny-cpu)")
     parser.add_argument("--data", nargs="+", required=True, type=Path, help="the run's text")
     parser.add_argument("--out", required=True, type=Path, help="the run's folder")

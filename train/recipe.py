@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from evalkit.errors import InputError, nearest
-from train.config import GPTConfig
+from evalkit.models.ek.config import GPTConfig
 
 NEWTON = ("polar_express", "quintic", "turbo")
 

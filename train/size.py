@@ -1,4 +1,4 @@
-"""How many bytes will a model take, and how large a model fits?  (``python -m train.size``; before a second is trained)
+"""How many bytes will a model take, and how large a model fits?  (``python -m evalkit.train.size``; before a second is trained)
 
 A grid's payload is the entropy of a Gaussian rounded on the SDClip grid (``coder.gaussian_bits``), for each weight; the
 range coder adds next to nothing.  Scales, frequency tables, float16 tensors and the header are counted, the tokenizer
@@ -18,13 +18,13 @@ import msgspec
 import numpy as np
 
 from evalkit.errors import InputError
-from train.artifact import CAP_BYTES, Header, TensorEntry, TokenizerEntry, read_artifact
-from train.config import GPTConfig
-from train.quant.coder import gaussian_bits
-from train.quant.grid import largest
-from train.quant.lqer import packed_bytes
-from train.quant.names import bits_and_k, is_grid
-from train.recipe import Export, load_recipe
+from evalkit.models.ek.coder import gaussian_bits
+from evalkit.models.ek.config import GPTConfig, parameter_shapes
+from evalkit.models.ek.container import CAP_BYTES, Header, TensorEntry, TokenizerEntry, read_artifact
+from evalkit.models.ek.grid import largest
+from evalkit.models.ek.lqer import packed_bytes
+from evalkit.train.quant.names import bits_and_k, is_grid
+from evalkit.train.recipe import Export, load_recipe
 
 TOKENIZER_BYTES = ((0, 0), (1024, 4034), (2048, 9825), (4096, 21892), (8192, 46216), (16384, 94864))
 """Packed size by number of pieces: measured on the bundled training text (the last extrapolated)."""
@@ -55,7 +55,7 @@ def estimate(config: GPTConfig, export: Export, tokenizer_bytes: int | None = No
     """The artifact's size from shapes and settings alone."""
     payload, scales, tables, half, parameters = 0.0, 0, 0, 0, 0
     entries = list[TensorEntry]()
-    for name, shape in sorted(config.shapes().items()):
+    for name, shape in sorted(parameter_shapes(config).items()):
         count, kind = math.prod(shape), "grid" if is_grid(name, shape) else "half"
         parameters += count
         symbols, bits = 0, 16
@@ -148,10 +148,10 @@ def flat(params: float, bits: int, k: float) -> float:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python -m train.size",
+        prog="python -m evalkit.train.size",
         description="Bytes of a model before it is trained, and the largest model that fits.",
-        epilog="examples: python -m train.size --params 30e6 --bits 6; python -m train.size --recipe tiny-cpu; "
-        "python -m train.size --artifact model.ek",
+        epilog="examples: python -m evalkit.train.size --params 30e6 --bits 6; python -m evalkit.train.size --recipe tiny-cpu; "
+        "python -m evalkit.train.size --artifact model.ek",
     )
     p.add_argument("--params", type=float, help="number of weights on one grid")
     p.add_argument("--bits", type=int, default=6, help="bits of the grid (default 6)")

@@ -1,4 +1,4 @@
-"""How does text become token ids without losing a byte?  (``python -m train.tokenizer --data FILES --out FILE.model``)
+"""How does text become token ids without losing a byte?  (``python -m evalkit.train.tokenizer --data FILES --out FILE.model``)
 
 SentencePiece BPE with identity normalisation, no dummy prefix, byte fallback and split digits: decoding gives the
 text back, byte for byte (evalkit's tokenizer spells a literal U+2581 with its byte pieces).
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from evalkit.errors import InputError
 from evalkit.stream.tokenizer import SPACE_MARK, SentencePieceTokenizer
-from train.shards import write_durably
-from train.text import documents, is_held_out
+from evalkit.train.shards import write_durably
+from evalkit.train.text import documents, is_held_out
 
 BOS = 1
 LINE_CHARS = 2000  # SentencePiece drops training sentences beyond 4192 bytes
@@ -106,8 +106,8 @@ def vocabulary(model: bytes) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python -m train.tokenizer", description="Train a lossless SentencePiece BPE.",
-        epilog="example: python -m train.tokenizer --data train.jsonl.xz --vocab 1024 2048 4096 8192 --out sp{vocab}.model",
+        prog="python -m evalkit.train.tokenizer", description="Train a lossless SentencePiece BPE.",
+        epilog="example: python -m evalkit.train.tokenizer --data train.jsonl.xz --vocab 1024 8192 --out sp{vocab}.model",
     )  # fmt: skip
     p.add_argument("--data", nargs="+", required=True, type=Path, help="training text: .txt or .jsonl, plain or packed")
     p.add_argument("--out", required=True, help="the .model file to write; {vocab} stands for the size")

@@ -24,19 +24,19 @@ from evalkit.errors import InputError, nearest
 from evalkit.settings import make_settings, split_spec
 
 BUILT_IN = {
-    "ppm": "evalkit.adapters.ppm:Ppm",
-    "best_agree": "evalkit.adapters.best_agree:BestAgree",
-    "tilt": "evalkit.adapters.tilt:Tilt",
-    "match": "evalkit.adapters.match:Match",
-    "hedge": "evalkit.adapters.hedge:Hedge",
-    "backoff": "evalkit.adapters.backoff:Backoff",
-    "log_bias": "evalkit.adapters.log_bias:LogBias",
-    "temperature": "evalkit.adapters.temperature:Temperature",
-    "full_ttt": "evalkit.adapters.full_ttt:FullTtt",
-    "lora_ttt": "evalkit.adapters.lora_ttt:LoraTtt",
-    "muon_ttt": "evalkit.adapters.muon_ttt:MuonTtt",
-    "phased_ttt": "evalkit.adapters.phased_ttt:PhasedTtt",
-    "slot": "evalkit.adapters.slot:Slot",
+    "ppm": "evalkit.adapters.experts.ppm:Ppm",
+    "best_agree": "evalkit.adapters.experts.best_agree:BestAgree",
+    "tilt": "evalkit.adapters.experts.tilt:Tilt",
+    "match": "evalkit.adapters.experts.match:Match",
+    "hedge": "evalkit.adapters.experts.hedge:Hedge",
+    "backoff": "evalkit.adapters.experts.backoff:Backoff",
+    "log_bias": "evalkit.adapters.experts.log_bias:LogBias",
+    "temperature": "evalkit.adapters.experts.temperature:Temperature",
+    "full_ttt": "evalkit.adapters.learners.full_ttt:FullTtt",
+    "lora_ttt": "evalkit.adapters.learners.lora_ttt:LoraTtt",
+    "muon_ttt": "evalkit.adapters.learners.muon_ttt:MuonTtt",
+    "phased_ttt": "evalkit.adapters.learners.phased_ttt:PhasedTtt",
+    "slot": "evalkit.adapters.learners.slot:Slot",
 }
 GROUP = "evalkit.adapters"
 

@@ -11,7 +11,7 @@ from evalkit.cli.session import threads_of
 
 def launch_ranks(args: argparse.Namespace, recipe: Recipe) -> int:
     """Run the same command line on ``recipe.run.nproc`` ranks; returns the exit code of ``evalkit eval``."""
-    from harness.launch import launch, threads_wanted
+    from evalkit.harness.launch import launch, threads_wanted
 
     run = recipe.run
     threads = run.threads or threads_of(args.out) or threads_wanted(run.nproc)

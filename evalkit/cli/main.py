@@ -15,6 +15,7 @@ from evalkit.errors import EvalkitError, nearest
 
 VERBS = {
     "eval": "score a checkpoint on text, with adapters",
+    "train": "train a base model and write its artifact",
     "tokenize": "turn text into a token shard",
     "audit": "prove or refute the legality of a scorer",
     "zoo": "list the specimens that the audit is tested on",

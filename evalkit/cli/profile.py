@@ -72,7 +72,7 @@ def _profile(args: argparse.Namespace, target: Any) -> dict[str, Any]:
 
     recipe = resolve(args)
     if recipe.run.nproc > 1 and recipe.run.threads is None:
-        from harness.launch import threads_wanted
+        from evalkit.harness.launch import threads_wanted
 
         recipe.run.threads = threads_wanted(recipe.run.nproc)
     model, stream, plan, adapters = open_parts(recipe)

@@ -1,4 +1,4 @@
-"""What does one process of a job do?  (``torchrun ... -m harness RECIPE``, or ``evalkit eval --nproc N``.)
+"""What does one process of a job do?  (``torchrun ... -m evalkit.harness RECIPE``, or ``evalkit eval --nproc N``.)
 
 Rank 0 does what ``evalkit eval`` does, with a forward pass over all ranks; the others serve it.  Rank 0 does the talking.
 """
@@ -26,7 +26,7 @@ STOP_SECONDS = 12.0
 
 def main(argv: Sequence[str]) -> NoReturn:
     """Flags and recipe as for ``evalkit eval``; ends this process."""
-    from harness.faults import last_words
+    from evalkit.harness.faults import last_words
 
     if os.environ.get("RANK", "0") != "0":
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -49,8 +49,8 @@ def _leave(code: int) -> NoReturn:
 
 def _leave_stuck(out: str | None) -> None:
     """After SIGTERM, when the main thread does not come back: all that is booked is on disk."""
+    from evalkit.harness.faults import note_stop
     from evalkit.scoring.journal import read_journal
-    from harness.faults import note_stop
 
     booked = read_journal(Path(out) / "journal.jsonl")[1] if out else []
     note_stop(booked[-1].hi - 1 if booked else 0)
@@ -58,7 +58,7 @@ def _leave_stuck(out: str | None) -> None:
 
 
 def _job(recipe: Recipe, out: str | None) -> Any:
-    from harness.job import Job
+    from evalkit.harness.job import Job
 
     run = recipe.run
     return Job(
@@ -72,9 +72,9 @@ def _job(recipe: Recipe, out: str | None) -> Any:
 
 def _lead(args: argparse.Namespace, asked: Callable[[], bool]) -> int:
     from evalkit.cli.session import execute
-    from harness.faults import LAUNCHED, note_stop
-    from harness.lead import Lead
-    from harness.lines import GONE
+    from evalkit.harness.faults import LAUNCHED, note_stop
+    from evalkit.harness.lead import Lead
+    from evalkit.harness.lines import GONE
 
     recipe = resolve(args)
     job = _job(recipe, args.out)
@@ -98,7 +98,7 @@ def _lead(args: argparse.Namespace, asked: Callable[[], bool]) -> int:
 
 def _serve(argv: Sequence[str]) -> int:
     """A rank other than 0 says nothing; its last words lie in torchrun's file."""
-    from harness.faults import last_words, sentence
+    from evalkit.harness.faults import last_words, sentence
 
     rank = int(os.environ["RANK"])
     try:
@@ -113,8 +113,8 @@ def _serve(argv: Sequence[str]) -> int:
 
 def _serve_until_stopped(args: argparse.Namespace) -> int:
     from evalkit.adapters.registry import make_adapter
+    from evalkit.harness.serve import Server
     from evalkit.models.registry import open_checkpoint
-    from harness.serve import Server
 
     recipe = resolve(args)
     job = _job(recipe, args.out)

@@ -13,7 +13,11 @@ from typing import Any
 from evalkit.errors import InputError, nearest
 from evalkit.settings import split_spec
 
-BUILT_IN = {"golf": "evalkit.models.golf_file:GolfDoor", "hf": "evalkit.models.hf:HuggingFaceDoor"}
+BUILT_IN = {
+    "ek": "evalkit.models.ek.door:ArtifactDoor",
+    "golf": "evalkit.models.golf_file:GolfDoor",
+    "hf": "evalkit.models.hf:HuggingFaceDoor",
+}
 GROUP = "evalkit.models"
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "tiny.ek"
 

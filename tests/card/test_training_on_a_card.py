@@ -9,13 +9,13 @@ import pytest
 import torch
 from fake_card import NAME, card
 
+from evalkit.models.ek.door import ArtifactDoor
 from evalkit.plan import parse_plan
 from evalkit.scoring.score import ScoreOptions, score
 from evalkit.stream import open_stream, open_tokenizer
-from train import data, export
-from train.door import ArtifactDoor
-from train.loop import Trainer
-from train.recipe import load_recipe
+from evalkit.train import data, export
+from evalkit.train.loop import Trainer
+from evalkit.train.recipe import load_recipe
 
 SMALL = [
     "run.steps=8",

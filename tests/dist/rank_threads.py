@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.adapters.ranks import SOLO, shares
-from harness.lead import Lead
-from harness.serve import Server
-from harness.wire import Lost, Message, decode, encode
+from evalkit.adapters.learners.ranks import SOLO, shares
+from evalkit.harness.lead import Lead
+from evalkit.harness.serve import Server
+from evalkit.harness.wire import Lost, Message, decode, encode
 
 
 class QueuePeer:
-    """:class:`harness.wire.Peer` over two queues; every message goes through the codec."""
+    """:class:`evalkit.harness.wire.Peer` over two queues; every message goes through the codec."""
 
     def __init__(self, rank: int, outbox: queue.Queue[Any], inbox: queue.Queue[Any]) -> None:
         self.rank, self._outbox, self._inbox = rank, outbox, inbox
@@ -39,7 +39,7 @@ class QueuePeer:
 
 
 class ThreadRanks:
-    """:class:`evalkit.adapters.ranks.Ranks` over threads, adding part by part in part order."""
+    """:class:`evalkit.adapters.learners.ranks.Ranks` over threads, adding part by part in part order."""
 
     deterministic = True
 
@@ -84,7 +84,7 @@ class StillPulse:
 
 @dataclass
 class ThreadJob:
-    """:class:`harness.job.Job` of a thread."""
+    """:class:`evalkit.harness.job.Job` of a thread."""
 
     rank: int
     size: int

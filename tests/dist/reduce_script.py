@@ -7,8 +7,8 @@ import os
 import torch
 import torch.distributed as dist
 
-from evalkit.adapters.ranks import SOLO
-from harness.reduce import GroupRanks
+from evalkit.adapters.learners.ranks import SOLO
+from evalkit.harness.reduce import GroupRanks
 
 
 def main() -> None:

@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from evalkit.adapters.ranks import shares
+from evalkit.adapters.learners.ranks import shares
 from evalkit.errors import DivergenceError, EvalkitError, InputError, NoError
-from harness import faults, job, pulse
-from harness.faults import RankFailed, breaks_a_line, pack_fault, sentence, unpack_fault
-from harness.meet import Meeting
-from harness.pulse import Pulse, _Watch
-from harness.wire import Message, decode, encode
+from evalkit.harness import faults, job, pulse
+from evalkit.harness.faults import RankFailed, breaks_a_line, pack_fault, sentence, unpack_fault
+from evalkit.harness.meet import Meeting
+from evalkit.harness.pulse import Pulse, _Watch
+from evalkit.harness.wire import Message, decode, encode
 
 
 class DictStore:

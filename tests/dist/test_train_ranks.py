@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from evalkit.errors import InputError
-from train import checkpoint
-from train.data import Blocks, Prefetch
-from train.ranks import ALONE, Ranks
+from evalkit.train import checkpoint
+from evalkit.train.data import Blocks, Prefetch
+from evalkit.train.ranks import ALONE, Ranks
 
 SETTINGS = (
     "run.steps=8", "run.tokens_per_step=256", "run.threads=2", "run.precision=fp32", "run.eval_every=4",

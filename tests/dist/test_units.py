@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from evalkit.adapters.base import Needs
 from evalkit.models.forward import Forward
 from evalkit.plan import Banded, Disjoint, Document, Plan, Sliding, Window
-from harness.units import HELD, QUEUED, Lane, Roll, Unit, choose
+from evalkit.harness.units import HELD, QUEUED, Lane, Roll, Unit, choose
 
 PLANS = (
     Disjoint(seq_len=30),

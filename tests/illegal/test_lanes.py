@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from evalkit.adapters.lora_ttt import LoraTtt
+from evalkit.adapters.learners.lora_ttt import LoraTtt
 from evalkit.adapters.registry import parse_adapter
 from evalkit.cli.main import main
 from evalkit.legality.certificate import bundle

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import evalkit
-from evalkit.adapters.ppm import Ppm
+from evalkit.adapters.experts.ppm import Ppm
 from evalkit.cli.main import main
 
 PLAN = ["--plan", "sliding:seq_len=32,stride=16", "--threads", "1", "--adapter", "ppm"]

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalkit.errors import ByteCountError
-from evalkit.stream.bytes_naive import decode_naive, target_bytes_naive
 from evalkit.stream.reconcile import first_difference, reconcile
 from evalkit.stream.stream import Stream, open_stream, write_shard
 from evalkit.stream.text import Document
 from evalkit.stream.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer
+from tests.twins.byte_counts import decode_naive, target_bytes_naive
 
 EXACT = ["lossless", "unigram", "inner_space"]
 """Tokenizers that carry any text."""

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit import _native
-from evalkit.adapters.ppm import PpmSettings
-from evalkit.adapters.ppm_naive import NaiveDirichlet, NaiveLearned
+from evalkit.adapters.experts.ppm import PpmSettings
 from evalkit.adapters.registry import make_adapter
 from evalkit.errors import InputError
+from tests.twins.ppm import NaiveDirichlet, NaiveLearned
 
 law = settings(max_examples=25, deadline=None, derandomize=True)
 FIRST_CHUNK = 4096 * 44 + 4 * (1 << 13)

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.adapters.base import Side, StreamInfo, TokenChunk
-from evalkit.adapters.best_agree import BestAgreeSettings, word_roles
-from evalkit.adapters.best_agree_naive import NaiveBestAgree
-from evalkit.adapters.match import MatchSettings
-from evalkit.adapters.match_naive import NaiveMatchExpert
+from evalkit.adapters.experts.best_agree import BestAgreeSettings, word_roles
+from evalkit.adapters.experts.match import MatchSettings
+from evalkit.adapters.experts.tilt import TiltSettings
 from evalkit.adapters.registry import make_adapter, parse_adapter
-from evalkit.adapters.tilt import TiltSettings
-from evalkit.adapters.tilt_naive import NaiveTiltExpert
 from evalkit.errors import EvalkitError, InputError
 from evalkit.scoring.ledger import make_receipt
+from tests.twins.best_agree import NaiveBestAgree
+from tests.twins.match import NaiveMatchExpert
+from tests.twins.tilt import NaiveTiltExpert
 
 law = settings(max_examples=20, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)

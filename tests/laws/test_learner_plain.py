@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from learner_kit import PLANS, adapters_of, fused, tiny_model, tiny_stream
 
-from evalkit.adapters.newton_schulz_naive import orthogonalise_by_svd
+from tests.twins.newton_schulz import orthogonalise_by_svd
 
 CHUNK, SEQ, CONTEXT, STRIDE = 64, 32, 48, 16
 Step = Callable[[torch.Tensor, float], None]

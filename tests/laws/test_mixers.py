@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit import _native
-from evalkit.adapters.backoff import Backoff, BackoffSettings
-from evalkit.adapters.backoff_naive import NaiveBackoff
 from evalkit.adapters.base import Side, StreamInfo, TokenChunk
-from evalkit.adapters.hedge import Hedge, HedgeSettings
-from evalkit.adapters.hedge_naive import NaiveHedge
-from evalkit.adapters.log_bias import LogBias, LogBiasSettings
-from evalkit.adapters.log_bias_naive import NaiveLogBias
-from evalkit.adapters.temperature import Temperature, TemperatureSettings
-from evalkit.adapters.temperature_naive import NaiveTemperature
+from evalkit.adapters.experts.backoff import Backoff, BackoffSettings
+from evalkit.adapters.experts.hedge import Hedge, HedgeSettings
+from evalkit.adapters.experts.log_bias import LogBias, LogBiasSettings
+from evalkit.adapters.experts.temperature import Temperature, TemperatureSettings
+from tests.twins.backoff import NaiveBackoff
+from tests.twins.hedge import NaiveHedge
+from tests.twins.log_bias import NaiveLogBias
+from tests.twins.temperature import NaiveTemperature
 
 law = settings(max_examples=20, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)

@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 
 from evalkit.errors import InputError
 from evalkit.models.base import Model
-from train import artifact, tokenizer
-from train.artifact import read_artifact, write_artifact
-from train.config import GPTConfig
-from train.door import ArtifactDoor
-from train.model import GPT
-from train.quant.grid import Grid
-from train.quant.plan import Coded, quantise
-from train.recipe import Export
+from evalkit.models.ek import container as artifact
+from evalkit.models.ek.config import GPTConfig, parameter_shapes
+from evalkit.models.ek.container import read_artifact, write_artifact
+from evalkit.models.ek.door import ArtifactDoor
+from evalkit.models.ek.grid import Grid
+from evalkit.models.ek.model import GPT
+from evalkit.train import tokenizer
+from evalkit.train.quant.plan import Coded, quantise
+from evalkit.train.recipe import Export
 
 CONFIG = GPTConfig(vocab_size=270, layers=2, width=32, head_dim=16, rope_dims=8, gate_dims=6, max_seq_len=64)
 
@@ -80,7 +81,7 @@ def test_config_shapes_are_the_models() -> None:
     off = GPTConfig(vocab_size=40, layers=3, width=48, head_dim=16, kv_heads=3, rope_dims=8, smear=False,
                     head_gate=False, value_residual=False)  # fmt: skip
     for config in (CONFIG, off):
-        assert config.shapes() == {n: tuple(p.shape) for n, p in GPT(config).named_parameters()}
+        assert parameter_shapes(config) == {n: tuple(p.shape) for n, p in GPT(config).named_parameters()}
 
 
 def test_the_door_gives_a_model_that_scores_as_the_file_says(file: Path) -> None:

@@ -12,22 +12,22 @@ import pytest
 import torch
 
 from evalkit.errors import InputError
+from evalkit.models.ek import lqer
+from evalkit.models.ek.config import GPTConfig, parameter_shapes
+from evalkit.models.ek.container import read_artifact, write_artifact
+from evalkit.models.ek.door import ArtifactDoor
+from evalkit.models.ek.grid import Grid
+from evalkit.models.ek.lqer import Corrected
+from evalkit.models.ek.model import GPT
 from evalkit.stream.manifest import manifest_path, read_manifest
 from evalkit.stream.shard import read_shard
 from evalkit.stream.text import Document
 from evalkit.stream.tokenizer import ByteTokenizer, open_tokenizer
-from train import measure, tokenizer
-from train.artifact import read_artifact, write_artifact
-from train.config import GPTConfig
-from train.data.write import write_shards
-from train.door import ArtifactDoor
-from train.model import GPT
-from train.mutate import RAW, SEALED, json_leaf, mutate
-from train.quant import lqer
-from train.quant.grid import Grid
-from train.quant.lqer import Corrected
-from train.quant.plan import Coded, quantise
-from train.recipe import Export
+from evalkit.train import measure, tokenizer
+from evalkit.train.data.write import write_shards
+from evalkit.train.mutate import RAW, SEALED, json_leaf, mutate
+from evalkit.train.quant.plan import Coded, quantise
+from evalkit.train.recipe import Export
 
 CONFIG = GPTConfig(vocab_size=285, layers=2, width=32, head_dim=16, rope_dims=8, gate_dims=6, max_seq_len=64)
 JSON = RAW | {"json_leaf": json_leaf}
@@ -71,7 +71,7 @@ def test_a_mutated_artifact_is_refused_or_loads(kind: str, artifact: Path, tmp_p
             continue
         assert kind in SEALED or changed == data, f"{kind} {number} passed the checksums"
         shapes = {n: tuple(p.shape) for n, p in model.module.named_parameters()}
-        assert shapes == model.config.shapes()
+        assert shapes == parameter_shapes(model.config)
         assert all(bool(p.isfinite().all()) for p in model.module.parameters())
     assert not [line for line in said if "\n" in line]
 

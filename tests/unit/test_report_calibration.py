@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalkit.scoring.calibration import EDGES, Calibration
-from evalkit.scoring.calibration_naive import calibration_naive
 from evalkit.scoring.loop import _pieces
 from evalkit.scoring.sentinel import ENTRIES, ROW_EVERY, Sentinel, rows_a_chunk
+from tests.twins.calibration import calibration_naive
 
 
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 6), vocab=st.integers(2, 40), sharp=st.floats(0.1, 12))

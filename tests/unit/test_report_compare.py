@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from evalkit.report.seeds import paired_t, student_tail, welch_t
 from evalkit.scoring import statistics
-from evalkit.scoring.statistics_naive import paired_interval_naive
 from evalkit.units import LN2
+from tests.twins.statistics import paired_interval_naive
 
 DOCUMENT = st.tuples(st.floats(-1e4, 1e4, allow_nan=False), st.integers(0, 10_000))
 

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalkit.report.digest import MOVES, REST, _digest, digest, running_bpb
-from evalkit.report.digest_naive import digest_naive
 from evalkit.report.elements import distinct, flat
 from evalkit.report.html import render, write_report
 from evalkit.scoring.calibration import Calibration
@@ -23,6 +22,7 @@ from evalkit.scoring.ledger import Ledger
 from evalkit.scoring.result import DocumentTable, Result, stage_rows, totals
 from evalkit.stream import Stream, open_tokenizer
 from evalkit.units import LN2
+from tests.twins.digest import digest_naive
 
 HOSTILE = (
     "<script>alert(1)</script>",

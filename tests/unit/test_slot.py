@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalkit.adapters.slot import SlotSettings
-from evalkit.adapters.slot_fit import StepsFit
-from evalkit.adapters.slot_gradient import row_gradients
-from evalkit.adapters.slot_gradient_naive import row_gradients_naive
-from evalkit.adapters.slot_state import Pace, SlotState
+from evalkit.adapters.learners.slot import SlotSettings
+from evalkit.adapters.learners.slot_fit import StepsFit
+from evalkit.adapters.learners.slot_gradient import row_gradients
+from evalkit.adapters.learners.slot_state import Pace, SlotState
+from tests.twins.slot_gradient import row_gradients_naive
 
 
 class Head:

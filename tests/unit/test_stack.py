@@ -156,8 +156,8 @@ def test_an_empty_stack_is_the_model() -> None:
         ("ppm:ordres=2..7", "did you mean 'orders'"),
         ("ppm:min_count=2,min_count=3", "given twice"),
         ("no_such_module:Class", "cannot import no_such_module"),
-        ("evalkit.adapters.ppm:Pmp", "did you mean 'Ppm'"),
-        ("evalkit.adapters.ppm:PpmSettings", "neither an expert"),
+        ("evalkit.adapters.experts.ppm:Pmp", "did you mean 'Ppm'"),
+        ("evalkit.adapters.experts.ppm:PpmSettings", "neither an expert"),
         ("nowhere.py:Mine", "no such file"),
     ],
 )

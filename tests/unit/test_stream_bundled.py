@@ -23,7 +23,7 @@ HELD_OUT = {
 
 @pytest.fixture(scope="module")
 def bundled() -> Tokenizer:
-    artifact = pytest.importorskip("train.artifact")
+    artifact = pytest.importorskip("evalkit.models.ek.container")
     path = ASSETS / "tiny.ek"
     if not path.is_file():
         pytest.skip("no bundled artifact in this checkout")
@@ -49,7 +49,7 @@ def test_the_bundled_tokenizer_carries_the_sample_and_any_character(bundled: Sen
 
 
 def test_train_and_stream_encode_alike(bundled: SentencePieceTokenizer):
-    train = pytest.importorskip("train.tokenizer")
+    train = pytest.importorskip("evalkit.train.tokenizer")
     processor = train.load(bundled.model_bytes)
     for text in ("The dog.\n\n  1984 caf\u00e9", "\u2581", "a\u2581b \u2581 c", ""):
         assert bundled.encode(text).tolist() == train.encode(processor, text)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from evalkit.errors import ByteCountError
-from evalkit.stream.bytes_naive import target_bytes_naive
 from evalkit.stream.stream import open_stream
 from evalkit.stream.tokenizer import ByteTokenizer, SentencePieceTokenizer, open_tokenizer
+from tests.twins.byte_counts import target_bytes_naive
 
 HELD_OUT = {
     "val_mix": (691, 4_051_072),

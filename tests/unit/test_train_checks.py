@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from evalkit.errors import InputError, NoError
-from train import checks
-from train.__main__ import main as train_main
-from train.artifact import CAP_BYTES
-from train.check import main
-from train.checks import Finding, postflight, preflight, stop_on_failure
-from train.data import Corpus
-from train.model import GPT
-from train.recipe import Recipe, load_recipe
-from train.shapes import parameter_count
-from train.size import estimate
+from evalkit.models.ek.config import parameter_count, parameter_shapes
+from evalkit.models.ek.container import CAP_BYTES
+from evalkit.models.ek.model import GPT
+from evalkit.train import checks
+from evalkit.train.__main__ import main as train_main
+from evalkit.train.check import main
+from evalkit.train.checks import Finding, postflight, preflight, stop_on_failure
+from evalkit.train.data import Corpus
+from evalkit.train.recipe import Recipe, load_recipe
+from evalkit.train.size import estimate
 
 CPU = torch.device("cpu")
 TINY = ["run.steps=6", "run.tokens_per_step=128", "model.vocab_size=320"]
@@ -170,7 +170,7 @@ def test_a_large_recipe_can_be_built_and_fits_the_cap(name: str) -> None:
     with torch.device("meta"):
         model = GPT(chosen.model)
     assert sum(p.numel() for p in model.parameters()) == parameter_count(chosen.model) == LARGE[name]
-    assert chosen.model.shapes() == {n: tuple(p.shape) for n, p in model.named_parameters()}
+    assert parameter_shapes(chosen.model) == {n: tuple(p.shape) for n, p in model.named_parameters()}
     total = estimate(chosen.model, chosen.export).total + checks.code_bytes()
     assert 0.97 * CAP_BYTES < total <= 0.995 * CAP_BYTES
     assert "not run here" in chosen.expect.source
@@ -184,7 +184,7 @@ def test_the_records_parameters_are_met() -> None:
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_recipe_steps_at_a_small_width(name: str, tmp_path: Path) -> None:
     """All its switches and options, at a size that a CPU can do: two steps, the second one with replayed layers."""
-    from train.loop import Trainer
+    from evalkit.train.loop import Trainer
 
     chosen = load_recipe(
         name,

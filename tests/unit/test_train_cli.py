@@ -1,4 +1,4 @@
-"""Does ``python -m train`` do what a user asks, and say in one sentence when it cannot?"""
+"""Does ``python -m evalkit.train`` do what a user asks, and say in one sentence when it cannot?"""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from evalkit.errors import InputError
-from train import rates
-from train.__main__ import main
-from train.door import ArtifactDoor
-from train.recipe import FOLDER, load_recipe
+from evalkit.models.ek.door import ArtifactDoor
+from evalkit.train import rates
+from evalkit.train.__main__ import main
+from evalkit.train.recipe import FOLDER, load_recipe
 
 TINY = ["--set", "run.steps=6", "--set", "run.tokens_per_step=128", "--set", "model.vocab_size=320"]
 

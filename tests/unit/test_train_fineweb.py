@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from evalkit.errors import InputError
-from train.data.__main__ import main
-from train.data.fineweb import Remote, download
-from train.shards import MAGIC, read_shard, write_shard
+from evalkit.train.data.__main__ import main
+from evalkit.train.data.fineweb import Remote, download
+from evalkit.train.shards import MAGIC, read_shard, write_shard
 
 REPO = "someone/golf"
 
@@ -106,8 +106,8 @@ def test_a_folder_serves_as_a_mirror(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_broken_download_goes_on(
     server: Server, tmp_path: Path, ranges: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("train.data.fineweb.time.sleep", lambda seconds: None)
-    monkeypatch.setattr("train.data.fineweb.download.__defaults__", (lambda seconds: None,))
+    monkeypatch.setattr("evalkit.train.data.fineweb.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("evalkit.train.data.fineweb.download.__defaults__", (lambda seconds: None,))
     server.cut, server.ranges = 3000, ranges
     host = f"http://127.0.0.1:{server.server_address[1]}"
     assert main(command(host, tmp_path / "out")) == 0

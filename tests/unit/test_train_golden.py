@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.data import Corpus
-from train.loop import Trainer
-from train.recipe import load_recipe
+from evalkit.train.data import Corpus
+from evalkit.train.loop import Trainer
+from evalkit.train.recipe import load_recipe
 
 GOLDEN = {
     "fp32": ([7.5200200, 7.3529482, 6.8775296, 6.1920161, 5.5125690], 2.7517456, 1e-4),

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from evalkit.errors import DivergenceError, InputError
-from train import data
-from train.loop import Trainer
-from train.recipe import Recipe, load_recipe
+from evalkit.train import data
+from evalkit.train.loop import Trainer
+from evalkit.train.recipe import Recipe, load_recipe
 
 SMALL = [
     "run.steps=12",

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from evalkit.errors import DivergenceError, InputError
-from train import checkpoint
-from train.data import Corpus
-from train.loop import Trainer
-from train.recipe import load_recipe
+from evalkit.train import checkpoint
+from evalkit.train.data import Corpus
+from evalkit.train.loop import Trainer
+from evalkit.train.recipe import load_recipe
 
 SMALL = ["run.steps=10", "run.tokens_per_step=256", "run.checkpoint_every=4", "run.eval_every=5", "run.eval_tokens=0"]
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.errors import InputError
-from train.banded_naive import banded_naive
-from train.config import GPTConfig
-from train.model import GPT
+from evalkit.models.ek.config import GPTConfig
+from evalkit.models.ek.model import GPT
+from tests.twins.banded import banded_naive
 
 BOS = 1
 CONFIG = GPTConfig(vocab_size=61, layers=3, width=32, head_dim=16, rope_dims=8, gate_dims=6, kv_heads=1, max_seq_len=64)

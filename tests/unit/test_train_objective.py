@@ -9,14 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from train.config import GPTConfig
-from train.flops import flops_per_token, peak_flops
-from train.model import GPT
-from train.objective import Moment, Objective, bigram_probabilities, crown_q
-from train.qat import QuantAware, soft_round
-from train.quant.grid import round_to_grid
-from train.recipe import Loss
-from train.schedule import decay_taper, momentum_at
+from evalkit.models.ek.config import GPTConfig
+from evalkit.models.ek.grid import round_to_grid
+from evalkit.models.ek.model import GPT
+from evalkit.train.flops import flops_per_token, peak_flops
+from evalkit.train.objective import Moment, Objective, bigram_probabilities, crown_q
+from evalkit.train.qat import QuantAware, soft_round
+from evalkit.train.recipe import Loss
+from evalkit.train.schedule import decay_taper, momentum_at
 
 CONFIG = GPTConfig(vocab_size=61, layers=2, width=32, head_dim=16, rope_dims=8, gate_dims=6)
 LATE, EARLY = Moment(0.95, 0.05, 90), Moment(0.1, 1.0, 5)

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from train.config import GPTConfig
-from train.model import GPT
-from train.optim import AdamW, Muon, orthogonalise, split_params
-from train.optim_naive import muon_naive, orthogonalise_naive
-from train.schedule import lr_multiplier, progress, ramp
+from evalkit.models.ek.config import GPTConfig
+from evalkit.models.ek.model import GPT
+from evalkit.train.optim import AdamW, Muon, orthogonalise, split_params
+from evalkit.train.schedule import lr_multiplier, progress, ramp
+from tests.twins.optim import muon_naive, orthogonalise_naive
 
 
 @given(rows=st.integers(1, 24), cols=st.integers(1, 24), seed=st.integers(0, 99))

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.errors import DivergenceError
-from train.config import GPTConfig
-from train.model import GPT
-from train.quant import coder
-from train.quant.calibrate import hessians
-from train.quant.gptq import gptq
-from train.quant.gptq_naive import gptq_naive
-from train.quant.grid import largest, round_to_grid, sdclip
-from train.quant.plan import quantise
-from train.recipe import Export
+from evalkit.models.ek import coder
+from evalkit.models.ek.config import GPTConfig, parameter_shapes
+from evalkit.models.ek.grid import largest, round_to_grid, sdclip
+from evalkit.models.ek.model import GPT
+from evalkit.train.quant.calibrate import hessians
+from evalkit.train.quant.gptq import gptq
+from evalkit.train.quant.plan import quantise
+from evalkit.train.recipe import Export
+from tests.twins.gptq import gptq_naive
 
 
 def problem(rows: int, cols: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -108,13 +108,13 @@ def test_calibration_sees_every_matrix_and_leaves_no_hooks() -> None:
             p.add_(0.1 * torch.randn_like(p))
     batches = [torch.randint(4, 50, (4, 16)) for _ in range(3)]
     inputs = hessians(model, batches)
-    assert set(inputs) == {n for n, s in config.shapes().items() if n.endswith("weight") and len(s) == 2}
+    assert set(inputs) == {n for n, s in parameter_shapes(config).items() if n.endswith("weight") and len(s) == 2}
     with torch.no_grad():
         x = torch.cat([model.hidden(b).flatten(0, 1) for b in batches]).double().numpy()
     np.testing.assert_allclose(inputs["embed.weight"], x.T @ x / 3, rtol=1e-4, atol=1e-3)
     assert not any(m._forward_pre_hooks for m in model.modules())
     better = quantise(model, Export(), inputs)
-    assert set(better) == set(config.shapes())
+    assert set(better) == set(parameter_shapes(config))
 
 
 def test_weights_that_are_not_finite_are_not_quantised() -> None:

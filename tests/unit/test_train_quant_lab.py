@@ -12,17 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.errors import BudgetError, InputError
+from evalkit.models.ek import coder, lqer
+from evalkit.models.ek.config import GPTConfig, parameter_shapes
+from evalkit.models.ek.grid import Grid, largest, round_to_grid
+from evalkit.models.ek.model import GPT
 from evalkit.stream.tokenizer import ByteTokenizer
-from train.config import GPTConfig
-from train.model import GPT
-from train.quant import coder, lab, lqer, refine, target
-from train.quant.calibrate import text_batches
-from train.quant.generate import generated
-from train.quant.gptq import gptq, solve
-from train.quant.gptq_naive import solve_naive
-from train.quant.grid import Grid, largest, round_to_grid
-from train.quant.names import bits_and_k, is_grid
-from train.recipe import Export
+from evalkit.train.quant import lab, refine, target
+from evalkit.train.quant.calibrate import text_batches
+from evalkit.train.quant.generate import generated
+from evalkit.train.quant.gptq import gptq, solve
+from evalkit.train.quant.names import bits_and_k, is_grid
+from evalkit.train.recipe import Export
+from tests.twins.gptq import solve_naive
 
 SMALL = GPTConfig(vocab_size=260, layers=1, width=32, head_dim=16, rope_dims=8, gate_dims=6, max_seq_len=32)
 
@@ -109,7 +110,7 @@ def test_random_steps_are_kept_only_when_the_loss_falls() -> None:
 
 def weights() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    found = {n: rng.normal(size=s).astype(np.float32) for n, s in SMALL.shapes().items()}
+    found = {n: rng.normal(size=s).astype(np.float32) for n, s in parameter_shapes(SMALL).items()}
     return found | {"embed.weight": rng.standard_t(4, size=(260, 32)).astype(np.float32)}
 
 
@@ -151,8 +152,8 @@ def test_bytes_are_those_of_all_rows_when_rows_are_sampled(monkeypatch: pytest.M
 
 def test_every_parameter_is_a_grid_or_small() -> None:
     config = GPTConfig(bigram_buckets=64, value_embeds=2, unet=True, tied=False, engram_buckets=32)
-    grids = {n: s for n, s in config.shapes().items() if is_grid(n, s)}
-    assert all(np.prod(s) < 4096 for n, s in config.shapes().items() if n not in grids)
+    grids = {n: s for n, s in parameter_shapes(config).items() if is_grid(n, s)}
+    assert all(np.prod(s) < 4096 for n, s in parameter_shapes(config).items() if n not in grids)
     export = Export(matrix_bits=5, embed_bits=8)
     eight = {n for n in grids if bits_and_k(n, export)[0] == 8}
     assert eight == {
@@ -195,7 +196,7 @@ def test_gptq_on_validation_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_recipe_can_name_the_bytes_of_its_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from train.__main__ import main
+    from evalkit.train.__main__ import main
 
     text = tmp_path / "t.jsonl"
     text.write_text(

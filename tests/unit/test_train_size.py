@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from evalkit.errors import InputError
-from train import size
-from train.artifact import read_artifact
-from train.config import GPTConfig
-from train.recipe import Export, load_recipe
+from evalkit.models.ek.config import GPTConfig
+from evalkit.models.ek.container import read_artifact
+from evalkit.train import size
+from evalkit.train.recipe import Export, load_recipe
 
 TINY = Path(__file__).parents[2] / "evalkit" / "assets" / "tiny.ek"
 

@@ -9,18 +9,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from evalkit.adapters.ttt_head import head_weight
+from evalkit.adapters.learners.ttt_head import head_weight
 from evalkit.errors import InputError
-from train import tokenizer
-from train.artifact import read_artifact, write_artifact
-from train.banded_naive import banded_naive
-from train.config import GPTConfig
-from train.door import ArtifactDoor
-from train.model import GPT
-from train.parts.neighbours import NOTHING, neighbours
-from train.quant.plan import quantise
-from train.recipe import Export
-from train.shapes import parameter_count
+from evalkit.models.ek.config import GPTConfig, parameter_count, parameter_shapes
+from evalkit.models.ek.container import read_artifact, write_artifact
+from evalkit.models.ek.door import ArtifactDoor
+from evalkit.models.ek.model import GPT
+from evalkit.models.ek.parts.neighbours import NOTHING, neighbours
+from evalkit.train import tokenizer
+from evalkit.train.quant.plan import quantise
+from evalkit.train.recipe import Export
+from tests.twins.banded import banded_naive
 
 BOS = 1
 BASE = GPTConfig(vocab_size=270, layers=4, width=32, head_dim=8, rope_dims=4, gate_dims=6, kv_heads=2, max_seq_len=64)
@@ -98,7 +97,7 @@ def stream(length: int, seed: int = 0) -> torch.Tensor:
 def test_shapes_are_known_without_building_it(name: str) -> None:
     config = config_of(name)
     model = GPT(config)
-    assert config.shapes() == {n: tuple(p.shape) for n, p in model.named_parameters()}
+    assert parameter_shapes(config) == {n: tuple(p.shape) for n, p in model.named_parameters()}
     assert parameter_count(config) == sum(p.numel() for p in model.parameters())
     assert model(stream(9)[None]).shape == (1, 9, BASE.vocab_size)
 

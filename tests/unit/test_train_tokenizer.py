@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.errors import InputError
-from train import data, tokenizer
-from train.artifact import read_artifact
-from train.shards import MAGIC, read_shard, write_shard
-from train.text import documents, is_held_out
+from evalkit.models.ek.container import read_artifact
+from evalkit.train import data, tokenizer
+from evalkit.train.shards import MAGIC, read_shard, write_shard
+from evalkit.train.text import documents, is_held_out
 
 TINY = Path(__file__).parents[2] / "evalkit" / "assets" / "tiny.ek"
 TEXTS = [

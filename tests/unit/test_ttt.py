@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from evalkit.adapters.base import Receipt
-from evalkit.adapters.full_ttt import FullTttSettings
-from evalkit.adapters.muon_ttt import MuonTttSettings
-from evalkit.adapters.newton_schulz import orthogonalise
-from evalkit.adapters.newton_schulz_naive import orthogonalise_by_svd
-from evalkit.adapters.ranks import SOLO
-from evalkit.adapters.ttt_clock import Booked, ChunkClock
-from evalkit.adapters.ttt_flat import FlatParams
-from evalkit.adapters.ttt_muon import MuonStep
-from evalkit.adapters.ttt_optim import AdamW, Sgd
-from evalkit.adapters.ttt_windows import same_length, training_windows
-from evalkit.adapters.ttt_windows_naive import context_of_target
+from evalkit.adapters.learners.full_ttt import FullTttSettings
+from evalkit.adapters.learners.muon_ttt import MuonTttSettings
+from evalkit.adapters.learners.newton_schulz import orthogonalise
+from evalkit.adapters.learners.ranks import SOLO
+from evalkit.adapters.learners.ttt_clock import Booked, ChunkClock
+from evalkit.adapters.learners.ttt_flat import FlatParams
+from evalkit.adapters.learners.ttt_muon import MuonStep
+from evalkit.adapters.learners.ttt_optim import AdamW, Sgd
+from evalkit.adapters.learners.ttt_windows import same_length, training_windows
 from evalkit.scoring.ledger import make_receipt
+from tests.twins.newton_schulz import orthogonalise_by_svd
+from tests.twins.ttt_windows import context_of_target
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 90), st.integers(1, 24), st.integers(0, 23)).filter(
     lambda x: x[3] < x[2]
@@ -164,7 +164,7 @@ def test_flat_parameters_are_views_and_other_dtypes_are_written_back() -> None:
 
 
 def test_cosine_falls_to_zero_at_the_declared_horizon_and_is_noted() -> None:
-    from evalkit.adapters.full_ttt import FullTtt
+    from evalkit.adapters.learners.full_ttt import FullTtt
 
     s = FullTttSettings(schedule="cosine", horizon=1000, lr=2.0)
     assert [round(s.lr_at(x), 6) for x in (0, 500, 1000, 5000)] == [2.0, 1.0, 0.0, 0.0]

@@ -1,9 +1,9 @@
 """Which tokens does a training step see?  Text becomes shards once; a block number decides every batch after that."""
 
-from train.data.blocks import Blocks, Loader, epoch_order
-from train.data.coprime import Coprime
-from train.data.corpus import Corpus, open_corpus, prepare
-from train.data.prefetch import Prefetch
+from evalkit.train.data.blocks import Blocks, Loader, epoch_order
+from evalkit.train.data.coprime import Coprime
+from evalkit.train.data.corpus import Corpus, open_corpus, prepare
+from evalkit.train.data.prefetch import Prefetch
 
 __all__ = ["Blocks", "Coprime", "Corpus", "Loader", "Prefetch", "epoch_order", "loader", "open_corpus", "prepare"]
 

@@ -1,4 +1,4 @@
-"""How are shards made, fetched and checked?  ``python -m train.data tokenise | fineweb | check``"""
+"""How are shards made, fetched and checked?  ``python -m evalkit.train.data tokenise | fineweb | check``"""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from evalkit.errors import InputError
 
 EPILOG = """examples:
-  python -m train.data tokenise --data train.jsonl.xz --tokenizer sp4096.model --out shards
-  python -m train.data fineweb --variant sp1024 --shards 10 --out fineweb10B_sp1024
-  python -m train.data check --train shards/train_*.manifest.json --val val.jsonl.xz
-  python -m train.data check fineweb10B_sp1024
+  python -m evalkit.train.data tokenise --data train.jsonl.xz --tokenizer sp4096.model --out shards
+  python -m evalkit.train.data fineweb --variant sp1024 --shards 10 --out fineweb10B_sp1024
+  python -m evalkit.train.data check --train shards/train_*.manifest.json --val val.jsonl.xz
+  python -m evalkit.train.data check fineweb10B_sp1024
 """
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python -m train.data",
+        prog="python -m evalkit.train.data",
         description="Make, fetch and check token shards.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -65,9 +65,9 @@ def tokenise(args: argparse.Namespace) -> None:
     """Training and held-out documents into ``train_*.bin`` and ``val_*.bin``, with the tokenizer beside them."""
     from evalkit.stream.text import Document
     from evalkit.stream.tokenizer import open_tokenizer
-    from train.data.write import write_shards
-    from train.shards import write_durably
-    from train.text import is_held_out_bytes, read
+    from evalkit.train.data.write import write_shards
+    from evalkit.train.shards import write_durably
+    from evalkit.train.text import is_held_out_bytes, read
 
     opened = open_tokenizer(args.tokenizer)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def tokenise(args: argparse.Namespace) -> None:
 
 def fineweb(args: argparse.Namespace) -> None:
     """Download; progress on stderr, the paths on stdout."""
-    from train.data.fineweb import Source, fetch
+    from evalkit.train.data.fineweb import Source, fetch
 
     if args.shards < 0:
         raise InputError(f"--shards {args.shards} must not be negative; 80 is the benchmark's default")
@@ -110,8 +110,8 @@ def check(args: argparse.Namespace) -> None:
     """Print what was compared; InputError on overlap."""
     from evalkit.stream.files import read_small
     from evalkit.stream.tokenizer import MODEL_LIMIT, open_tokenizer
-    from train.data.corpus import only_model, shard_paths
-    from train.data.overlap import refuse, refuse_shards
+    from evalkit.train.data.corpus import only_model, shard_paths
+    from evalkit.train.data.overlap import refuse, refuse_shards
 
     if args.folder:
         bos = open_tokenizer(read_small(only_model(args.folder), MODEL_LIMIT, "a tokenizer model")).bos_id

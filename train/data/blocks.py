@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evalkit.errors import InputError
-from train.shards import Tokens
+from evalkit.train.shards import Tokens
 
 
 class Loader(Protocol):

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evalkit.errors import EvalkitError, InputError
-from train.shards import Tokens
+from evalkit.train.shards import Tokens
 
 Int64 = npt.NDArray[np.int64]
 ALPHA = (0.9, 0.5)
@@ -75,7 +75,7 @@ class Coprime:
 def compiled_gather():
     """The compiled gather; raises EvalkitError where the package was installed without it."""
     try:
-        from train.data import _gather  # pyright: ignore[reportAttributeAccessIssue]
+        from evalkit.train.data import _gather  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError:
         raise EvalkitError("the compiled part train.data._gather is missing; install the package again") from None
     return _gather.gather

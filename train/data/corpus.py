@@ -14,10 +14,10 @@ from evalkit.errors import InputError
 from evalkit.stream.files import read_small
 from evalkit.stream.text import Document
 from evalkit.stream.tokenizer import MODEL_LIMIT, open_tokenizer
-from train import tokenizer
-from train.data.write import write_shards
-from train.shards import Tokens, read_shard, write_durably
-from train.text import is_held_out_bytes, read
+from evalkit.train import tokenizer
+from evalkit.train.data.write import write_shards
+from evalkit.train.shards import Tokens, read_shard, write_durably
+from evalkit.train.text import is_held_out_bytes, read
 
 FORMAT = 1
 
@@ -74,7 +74,7 @@ def open_corpus(folder: Path, model: Path | None = None, sample: int = 1 << 18) 
     Refuses to start (InputError) when validation text stands in the training shards: all documents where both sides
     have manifests, and the token sequences of the first ``sample`` tokens of each training shard in any case.
     """
-    from train.data.overlap import refuse_shards
+    from evalkit.train.data.overlap import refuse_shards
 
     train, val = shard_paths(folder, "train"), shard_paths(folder, "val")
     opened = open_tokenizer(read_small(model or only_model(folder), MODEL_LIMIT, "a tokenizer model"))
@@ -92,8 +92,8 @@ def shard_paths(folder: Path, part: str) -> list[Path]:
     found = sorted(p for p in Path(folder).glob(f"*{part}_*.bin") if "_bytes_" not in p.name)
     if not found:
         raise InputError(
-            f"{folder}: no shard *{part}_*.bin there; make them with python -m train.data tokenise, or fetch them with "
-            "python -m train.data fineweb"
+            f"{folder}: no shard *{part}_*.bin there; make them with python -m evalkit.train.data tokenise, or fetch them with "
+            "python -m evalkit.train.data fineweb"
         )
     return found
 

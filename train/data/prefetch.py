@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from train.data.blocks import Loader
+from evalkit.train.data.blocks import Loader
 
 Batch = npt.NDArray[np.int64]
 

@@ -15,7 +15,7 @@ from evalkit.stream.manifest import Manifest, TokenizerRecord, document_hash, fi
 from evalkit.stream.read import encoded
 from evalkit.stream.text import Document
 from evalkit.stream.tokenizer import Tokenizer
-from train.shards import LARGEST, write_shard
+from evalkit.train.shards import LARGEST, write_shard
 
 SHARD_TOKENS = 100_000_000
 """The field's shard."""

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from evalkit.errors import InputError
+from evalkit.models.ek.model import GPT
 from evalkit.stream.tokenizer import Tokenizer
-from train.model import GPT
 
 
 @torch.no_grad()
@@ -54,9 +54,9 @@ def text_batches(
     Raises InputError when a document of ``files`` is, exactly or nearly, one of the validation text ``val``: an artifact
     must not depend on the text it is scored on (provenance; Tests T13 and T14).
     """
-    from train.data.overlap import refuse
-    from train.data.write import encode_some
-    from train.text import read
+    from evalkit.train.data.overlap import refuse
+    from evalkit.train.data.write import encode_some
+    from evalkit.train.text import read
 
     try:
         refuse(files, val)

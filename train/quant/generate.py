@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from train.model import GPT
+from evalkit.models.ek.model import GPT
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from train.quant.grid import Grid, largest, sdclip
-from train.quant.names import DAMP
+from evalkit.models.ek.grid import Grid, largest, sdclip
+from evalkit.train.quant.names import DAMP
 
 Float64 = npt.NDArray[np.float64]
 BLOCK = 128

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from train.quant import coder
-from train.quant.gptq import solve
-from train.quant.grid import largest, sdclip
-from train.quant.names import DAMP
+from evalkit.models.ek import coder
+from evalkit.models.ek.grid import largest, sdclip
+from evalkit.train.quant.gptq import solve
+from evalkit.train.quant.names import DAMP
 
 Float = npt.NDArray[np.floating]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train.recipe import Export
+from evalkit.train.recipe import Export
 
 DAMP = 0.01
 """Share of the Hessian's mean diagonal (training facts, section 5)."""

@@ -7,11 +7,11 @@ import numpy.typing as npt
 import torch
 
 from evalkit.errors import DivergenceError
-from train.quant.gptq import gptq
-from train.quant.grid import Grid, round_to_grid
-from train.quant.lqer import Corrected, correction
-from train.quant.names import bits_and_k, damping, is_grid
-from train.recipe import Export
+from evalkit.models.ek.grid import Grid, round_to_grid
+from evalkit.models.ek.lqer import Corrected, correction
+from evalkit.train.quant.gptq import gptq
+from evalkit.train.quant.names import bits_and_k, damping, is_grid
+from evalkit.train.recipe import Export
 
 Coded = dict[str, Grid | Corrected | npt.NDArray[np.float16]]
 Hessians = dict[str, npt.NDArray[np.float64]]

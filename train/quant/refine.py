@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from train.quant.grid import Grid, largest
+from evalkit.models.ek.grid import Grid, largest
 
 Grids = dict[str, Grid]
 

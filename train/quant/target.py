@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from evalkit.errors import BudgetError
-from train.quant import coder
-from train.quant.grid import round_to_grid
-from train.quant.names import bits_and_k, is_grid
-from train.recipe import Export
+from evalkit.models.ek import coder
+from evalkit.models.ek.grid import round_to_grid
+from evalkit.train.quant.names import bits_and_k, is_grid
+from evalkit.train.recipe import Export
 
 Weights = dict[str, npt.NDArray[np.float32]]
 LEAST_K = 4.0

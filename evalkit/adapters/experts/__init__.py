@@ -1,0 +1,1 @@
+"""Experts: adapters on the token clock that reshape a row."""

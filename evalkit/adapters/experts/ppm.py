@@ -1,0 +1,243 @@
+"""How do exact n-gram counts of the text scored so far sharpen the model?  The expert ``ppm``, on C++ tables.
+
+``escape=learned``: stages of (clock, order) from low to high order, clocks stream and document; each maps the row q to
+(1 - l) q(v) + l n(v) / N with a trust l = sigmoid(z) that depends on the prefix alone and is learned online from booked
+scores.  (Secondary escape estimation, Shkarin 2002, over a neural distribution.)  With ``counts=continuations`` an order
+below the longest counts after how many different tokens its n-gram was seen (Kneser and Ney 1995), and n(v) / N becomes
+(n(v) - discount) / (N - discount followers).
+
+``escape=dirichlet``: q_k(v) = (n_k(v) + c_k q_{k-1}(v)) / (N_k + c_k).  (parameter-golf #1159 in its exact form;
+MacKay and Peto 1995.)
+
+Either way a row sums to 1, because N is the sum of its stored pairs.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from msgspec import Meta
+
+from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Settings, Side, StreamInfo, TokenChunk
+from evalkit.adapters.experts.tables import MIB, check_memory, check_orders, columns, native, one_target
+from evalkit.errors import EvalkitError, InputError
+
+FALLING = {1: 1000.0, 2: 300.0, 3: 100.0, 4: 30.0, 5: 10.0, 6: 5.0}
+"""Concentrations by order, in counts; 3 above order 6.  The published c = 4 for all makes a sound model worse."""
+
+_HEAD = struct.Struct("<4sIQ")
+"""Snapshot of learned weights: magic, vocabulary, number of float64 values that follow."""
+
+
+class PpmSettings(Settings, frozen=True):
+    """Settings of ``ppm``."""
+
+    escape: Annotated[
+        Literal["learned", "dirichlet"],
+        Meta(description="trust in a context: learned from booked scores, or dirichlet with fixed concentrations"),
+    ] = "learned"
+    orders: Annotated[
+        tuple[int, ...] | None,
+        Meta(description="orders of the stream's counts, order k reads k-1 tokens; none: 1..6 learned, 2..7 dirichlet"),
+    ] = None
+    document: Annotated[
+        tuple[int, ...], Meta(description="orders of the current document's counts; [] for none (learned only)")
+    ] = (1, 2, 3, 4, 5, 6)
+    rate: Annotated[float, Meta(description="AdaGrad rate of the trust, nats per unit step (learned only)")] = 0.3
+    fast: Annotated[
+        float,
+        Meta(
+            description="plain rate of a second trust per stage that forgets 3 % a step; 0: none, 0.5 is good (learned only)"
+        ),
+    ] = 0.0
+    counts: Annotated[
+        Literal["occurrences", "continuations"],
+        Meta(description="what orders below the longest count: occurrences, or different tokens before (learned only)"),
+    ] = "occurrences"
+    discount: Annotated[float, Meta(description="taken off every count, 0..1 (counts=continuations only)")] = 0.7
+    side: Annotated[bool, Meta(description="let trust see entropy and argmax of the model's row (learned only)")] = True
+    c: Annotated[
+        float | tuple[float, ...] | None,
+        Meta(description="concentration, counts, one or one per order; none: falls with the order (dirichlet only)"),
+    ] = None
+    min_count: Annotated[
+        int, Meta(description="contexts followed fewer times than this are skipped, counts (dirichlet only)")
+    ] = 1
+    memory_mib: Annotated[int, Meta(description="memory bound of the tables, MiB; full tables stop counting")] = 1024
+    expected_tokens: Annotated[int, Meta(description="tokens to reserve space for at once; 0: grow as needed")] = 0
+
+    def __post_init__(self) -> None:
+        if self.stream_orders or not self.document:
+            check_orders(self.stream_orders, "adapter ppm")
+        if self.document:
+            check_orders(self.document, "adapter ppm", "document")
+        for name, least in (("min_count", 1), ("memory_mib", 1), ("expected_tokens", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"adapter ppm: setting {name} must be at least {least}, got {getattr(self, name)}")
+        for name, value, most, default in (("rate", self.rate, 10, 0.3), ("fast", self.fast, 10, 0.0)):
+            if not 0.0 <= value <= most:
+                raise InputError(
+                    f"adapter ppm: setting {name} must lie within 0..{most}, got {value}; the default is {default}"
+                )
+        if not 0.0 <= self.discount < 1.0:
+            raise InputError(
+                f"adapter ppm: setting discount must be at least 0 and below 1, got {self.discount}; the default is 0.7"
+            )
+        if self.escape == "learned":
+            self._check_learned()
+        else:
+            self._check_dirichlet()
+
+    def _check_learned(self) -> None:
+        for name, default in (("c", None), ("min_count", 1)):
+            if getattr(self, name) != default:
+                raise InputError(
+                    f"adapter ppm: setting {name}={getattr(self, name)} belongs to escape=dirichlet; "
+                    "add escape=dirichlet, or leave it out"
+                )
+
+    def _check_dirichlet(self) -> None:
+        if isinstance(self.c, tuple) and len(self.c) != len(self.stream_orders):
+            raise InputError(
+                f"adapter ppm: setting c has {len(self.c)} numbers for {len(self.stream_orders)} orders; "
+                "give one for all or one for each"
+            )
+        if not all(0.0 < c < 1e12 for c in self.strength):
+            raise InputError(f"adapter ppm: setting c must be positive counts, got {list(self.strength)}; write c=4")
+
+    @property
+    def stream_orders(self) -> tuple[int, ...]:
+        """Orders on the stream's clock, the default resolved."""
+        if self.orders is not None:
+            return self.orders
+        return (1, 2, 3, 4, 5, 6) if self.escape == "learned" else (2, 3, 4, 5, 6, 7)
+
+    @property
+    def strength(self) -> list[float]:
+        """Concentration of every order, counts."""
+        if self.c is None:
+            return [FALLING.get(order, 3.0) for order in self.stream_orders]
+        return list(self.c) if isinstance(self.c, tuple) else [self.c] * len(self.stream_orders)
+
+
+class Ppm:
+    """Exact n-gram counts of the scored text, mixed into the model's row order by order."""
+
+    name: ClassVar[str] = "ppm"
+    Settings: ClassVar[type[PpmSettings]] = PpmSettings
+
+    def __init__(self, settings: PpmSettings | None = None) -> None:
+        self.settings = settings or PpmSettings()
+        self._learned = self.settings.escape == "learned"
+        self._vocab = 0
+        self._core: Any = None
+
+    @property
+    def needs(self) -> Needs:
+        wanted = self._learned and self.settings.side
+        return Needs(entropy=wanted, top=wanted)
+
+    def begin(self, info: StreamInfo) -> None:
+        """Fresh tables.  InputError when the memory bound does not hold the empty tables."""
+        self._vocab = info.vocab_size
+        self._core = self._learned_core(info) if self._learned else self._dirichlet_core(info)
+        self._core.begin(info.first_token)
+
+    def _dirichlet_core(self, info: StreamInfo) -> Any:
+        s, orders = self.settings, self.settings.stream_orders
+        check_memory(s.memory_mib * MIB, info.vocab_size, orders[-1], "adapter ppm", s.memory_mib)
+        return native().DirichletPpm(
+            info.vocab_size, list(orders), s.strength, s.min_count, s.memory_mib * MIB, s.expected_tokens
+        )
+
+    def _learned_core(self, info: StreamInfo) -> Any:
+        """A sixteenth of the memory is for the document's table, the rest beside the weights for the stream's."""
+        s, orders = self.settings, self.settings.stream_orders
+        longest, continued = max((*orders, *s.document)), s.counts == "continuations"
+        stages = len(orders) + len(s.document)
+        least = (
+            native().smallest_mixer() if continued else native().smallest_table(min(info.vocab_size, 1 << 18), longest)
+        )
+        document = max(s.memory_mib * MIB // 16, least)
+        stream = s.memory_mib * MIB - document - 16 * stages * (3 * info.vocab_size + 1024)
+        check_memory(stream, info.vocab_size, longest, "adapter ppm", s.memory_mib, least)
+        return (native().ContinuationPpm if continued else native().LearnedPpm)(
+            info.vocab_size,
+            info.bos_id,
+            list(orders),
+            list(s.document),
+            s.rate,
+            s.side,
+            stream,
+            document,
+            s.expected_tokens,
+            s.fast,
+            s.discount if continued else 0.0,
+        )
+
+    def propose(self, tokens: Int32) -> Int32:
+        """No hints: int32 [n, 0]."""
+        return np.empty((len(tokens), 0), np.int32)
+
+    def score(self, chunk: TokenChunk, p: Float64) -> Float64:
+        tokens, cands, p = columns(chunk, p)
+        return self._core.score(tokens, cands, p, *self._side(chunk.side))
+
+    def row(self, p: Float64, side: Side, history: tuple[Float64, ...] = ()) -> Float64:
+        return self._core.row(np.ascontiguousarray(p, dtype=np.float64), *self._side(side))
+
+    def _side(self, side: Side) -> tuple[Any, ...]:
+        if not self._learned:
+            return ()
+        if not self.settings.side:
+            return None, None
+        return (
+            np.ascontiguousarray(side.entropy, dtype=np.float64),
+            np.ascontiguousarray(side.top_id, dtype=np.int32),
+        )
+
+    def observe(self, receipt: Receipt) -> None:
+        token = one_target(receipt)
+        self._core.observe(int(token[0]) if self._learned else token)
+
+    def snapshot(self) -> bytes:
+        """Learned weights; empty with escape=dirichlet, where all state follows from the tokens."""
+        if not self._learned:
+            return b""
+        weights = self._core.weights()
+        return _HEAD.pack(b"PPML", self._vocab, len(weights)) + weights.astype("<f8").tobytes()
+
+    def restore(self, state: bytes, tokens: Int32) -> None:
+        """After begin().  EvalkitError when the snapshot is damaged or of other settings."""
+        tokens = np.ascontiguousarray(tokens, dtype=np.int32)
+        if not self._learned:
+            if state:
+                raise EvalkitError(f"ppm with escape=dirichlet keeps no weights, the snapshot has {len(state)} bytes")
+            self._core.observe(tokens)
+            return
+        values = self._read(state)
+        self._core.replay(tokens)
+        self._core.set_weights(values)
+
+    def _read(self, state: bytes) -> Float64:
+        if len(state) < _HEAD.size:
+            raise EvalkitError(f"the snapshot of ppm has {len(state)} bytes, fewer than its header")
+        magic, vocab, count = _HEAD.unpack_from(state)
+        body = state[_HEAD.size :]
+        want = len(self._core.weights())
+        if magic != b"PPML" or vocab != self._vocab or count != want or len(body) != 8 * want:
+            raise EvalkitError(
+                f"the snapshot of ppm holds {len(body)} bytes for {vocab} ids, these settings need {8 * want} "
+                f"for {self._vocab} ids: it is damaged or of other settings"
+            )
+        return np.frombuffer(body, dtype="<f8").astype(np.float64)
+
+    def state_bytes(self) -> int:
+        return 0 if self._core is None else self._core.bytes
+
+    @property
+    def frozen_at(self) -> int:
+        """Targets counted when the memory bound was met and the stream's table stopped counting; -1: never."""
+        return -1 if self._core is None else self._core.frozen_at

@@ -1,0 +1,1 @@
+"""Learners: adapters on the chunk clock that change the model."""

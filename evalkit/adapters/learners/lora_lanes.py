@@ -1,0 +1,173 @@
+"""How does each document learn low-rank terms of its own, in the pass that scores it?  One bank of states, one lane each.
+
+Documents are independent when the state starts afresh in each: row b of a forward call uses the state of its lane.  One
+forward serves score and gradient: the rows are committed first, the step comes after.  (parameter-golf #77, there in
+order of length; here in stream order.)  Each document has forward calls of its own, so that its rows do not move by one
+bit with its neighbours; with ``batched`` as many documents as there are lanes share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evalkit.adapters.base import Receipt
+from evalkit.adapters.learners.ttt import GROWTH
+from evalkit.adapters.learners.ttt_head import SplitModel
+from evalkit.errors import DivergenceError, EvalkitError, InputError
+
+
+class LaneLinear(nn.Module):
+    """A linear layer with a low-rank term for each row of the forward call: A [B, rank, in] and B [B, out, rank]."""
+
+    terms: tuple[Tensor, Tensor]
+
+    def __init__(self, base: nn.Linear, rank: int, scale: float) -> None:
+        super().__init__()
+        self.base, self.rank, self.scale = base, rank, scale
+
+    @property
+    def weight(self) -> Tensor:
+        return self.base.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, L, in], or [L, in] of one row."""
+        a, b = (term.to(x.dtype).mT for term in self.terms)
+        if x.dim() == 2:
+            return self.base(x) + (x @ a[0]) @ b[0] * self.scale
+        return self.base(x) + torch.bmm(torch.bmm(x, a), b) * self.scale
+
+
+class LaneModel(SplitModel):
+    """A model with a bank of states.  ``values`` float32 [lanes, n]: all weights of a lane in one row."""
+
+    values: Tensor
+
+    def __init__(self, inner: Any, owner: str, settings: Any) -> None:
+        super().__init__(inner, owner)
+        self.settings = settings
+        self.lanes, self.chunk, self.batched = settings.lanes, settings.chunk, settings.batched
+        self.layers: dict[str, LaneLinear] = {}
+        self._index: Tensor | None = None
+
+    def logits(self, ids: Tensor) -> Tensor:
+        raise InputError(f"{self.owner}: lanes={self.lanes} is scored document by document; give lanes=0 here")
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        raise InputError(
+            f"{self.owner}: with lanes={self.lanes} it must be the last learner of the stack; or give lanes=0"
+        )
+
+    def add(self, name: str) -> None:
+        """Put a bank of low-rank terms on the linear layer ``name``."""
+        path, _, leaf = name.rpartition(".")
+        parent, s = self.module.get_submodule(path), self.settings
+        self.layers[name] = LaneLinear(getattr(parent, leaf), s.rank, s.scale)
+        setattr(parent, leaf, self.layers[name])
+
+    @torch.no_grad()
+    def begin(self, seed: int) -> None:
+        """Lay the weights of a lane side by side, A uniform in +-1/sqrt(in) and B zero."""
+        bases, rank = [layer.base for layer in self.layers.values()], self.settings.rank
+        generator = torch.Generator().manual_seed(seed)
+        a = [(torch.rand(rank, b.in_features, generator=generator) * 2 - 1) * b.in_features**-0.5 for b in bases]
+        fresh = [x.flatten() for x in a] + [torch.zeros(b.out_features * rank) for b in bases]
+        self._sizes = [len(x) for x in fresh]
+        self.fresh = torch.cat(fresh).to(self.device)
+        self.values = self.fresh.repeat(self.lanes, 1)
+        self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
+        self.steps = torch.zeros(self.lanes, device=self.device)
+
+    @torch.no_grad()
+    def start(self, lane: int) -> None:
+        """A document begins in this lane."""
+        self.values[lane] = self.fresh
+        for tensor in (self.first, self.second):
+            tensor[lane] = 0.0
+        self.steps[lane] = 0.0
+
+    def lane_logits(self, lanes: Sequence[int], ids: Tensor) -> Tensor:
+        """ids int64 [B, L], row b of lanes[b] -> logits [B, L, V], without gradients; the graph waits for the step."""
+        self._index = torch.tensor(lanes, device=ids.device)
+        self._leaf = self.values[self._index].requires_grad_(True)
+        with torch.enable_grad():
+            self._lay(self._leaf)
+            self._graph: Tensor = self.inner.logits(ids)
+        return self._graph.detach()
+
+    def reading(self, lane: int) -> Any:
+        """The model with the low-rank terms of one lane as they are now, for rows that are asked for one by one."""
+        self._lay(self.values[lane : lane + 1].clone())
+        return self.inner
+
+    def _lay(self, values: Tensor) -> None:
+        """values [B, n]: hand each layer its A and B."""
+        parts, n = values.split(self._sizes, dim=1), len(self.layers)
+        for layer, a, b in zip(self.layers.values(), parts[:n], parts[n:], strict=True):
+            layer.terms = a.view(len(a), layer.rank, -1), b.view(len(b), -1, layer.rank)
+
+    def learn(self, booked: Sequence[tuple[int, int, Receipt]]) -> None:
+        """One AdamW step for each (row, skip, receipt) of the last forward: its targets begin at row position skip."""
+        if self._index is None:
+            raise EvalkitError("a lane learns from rows that were never computed")
+        if booked:
+            losses = [self._nats(row, skip, receipt) for row, skip, receipt in booked]
+            with torch.enable_grad():
+                grad = torch.autograd.grad(torch.stack(losses).sum(), self._leaf)[0]
+            rows = [row for row, _, _ in booked]
+            self._step(self._index[rows], grad[rows], booked)
+        self._index = None
+        del self._graph, self._leaf
+
+    def _nats(self, row: int, skip: int, receipt: Receipt) -> Tensor:
+        n = receipt.hi - receipt.lo
+        targets = torch.from_numpy(receipt.tokens.astype("int64")).to(self._graph.device)
+        with torch.enable_grad():
+            return F.cross_entropy(self._graph[row, skip : skip + n].float(), targets)
+
+    @torch.no_grad()
+    def _step(self, index: Tensor, grad: Tensor, booked: Sequence[tuple[int, int, Receipt]]) -> None:
+        s = self.settings
+        norms = grad.norm(dim=1, keepdim=True)
+        self._require(norms[:, 0].isfinite(), booked, "the gradient's norm is not finite")
+        if s.clip:
+            grad = grad * (s.clip / norms).clamp(max=1.0)
+        beta1, beta2 = s.betas
+        self.steps[index] += 1
+        steps = self.steps[index][:, None]
+        first = self.first[index].lerp(grad, 1 - beta1)
+        second = self.second[index] * beta2 + (1 - beta2) * grad * grad
+        move = (first / (1 - beta1**steps)) / ((second / (1 - beta2**steps)).sqrt() + 1e-10)
+        self.first[index], self.second[index] = first, second
+        self.values[index] = self.values[index] * (1 - s.lr * s.weight_decay) - s.lr * move
+        most = GROWTH * max(1.0, float(self.fresh.norm()))
+        self._require(self.values[index].norm(dim=1) <= most, booked, f"the weights' norm is above {most:.3g}")
+
+    def _require(self, fine: Tensor, booked: Sequence[tuple[int, int, Receipt]], what: str) -> None:
+        """DivergenceError for the first document of which ``fine`` bool [n] is false."""
+        if bool(fine.all()):
+            return
+        bad = booked[int((~fine).nonzero()[0])][2]
+        raise DivergenceError(
+            f"{self.owner}, training on booked targets {bad.lo}..{bad.hi - 1}: {what} "
+            f"(learning rate {self.settings.lr:g}); what was booked stays booked: lower lr, or set clip"
+        )
+
+    def lane_state(self, lane: int) -> dict[str, Tensor]:
+        """What a document that goes on needs."""
+        parts = {"values": self.values, "first": self.first, "second": self.second, "steps": self.steps}
+        return {f"lane.{name}": tensor[lane].clone() for name, tensor in parts.items()}
+
+    @torch.no_grad()
+    def load_lane(self, lane: int, state: dict[str, Tensor]) -> None:
+        for name in ("values", "first", "second", "steps"):
+            getattr(self, name)[lane] = state[f"lane.{name}"].to(self.device)
+
+    @property
+    def bytes(self) -> int:
+        """Weights, gradient and moments of every lane."""
+        return self.values.numel() * 16 + self.fresh.numel() * 4

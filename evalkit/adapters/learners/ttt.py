@@ -1,0 +1,263 @@
+"""What do all chunk-clock learners share?  Settings, the training step, snapshots, and the sum over ranks."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from evalkit.adapters.base import Receipt, Settings, StreamInfo
+from evalkit.adapters.learners.ranks import SOLO, Ranks
+from evalkit.adapters.learners.ttt_clock import MAX_CONTEXT, Booked, ChunkClock
+from evalkit.adapters.learners.ttt_windows import Int64, batch_nats, same_length, training_windows
+from evalkit.errors import DivergenceError, EvalkitError, InputError
+from evalkit.plan import Window
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evalkit.adapters.learners.ttt_flat import FlatParams
+    from evalkit.adapters.learners.ttt_optim import Optimiser
+    from evalkit.models.base import Model
+
+
+class TttSettings(Settings, frozen=True):
+    """Settings that every learner with a training step has."""
+
+    chunk: Annotated[int, Meta(description="targets between updates; a multiple of the plan's step; 0: each chunk")] = (
+        1024
+    )
+    seq_len: Annotated[int, Meta(description="input tokens of a training sequence")] = 512
+    overlap: Annotated[int, Meta(description="of these, tokens at the front that are context without loss")] = 0
+    epochs: Annotated[int, Meta(description="passes over a booked chunk")] = 1
+    batch: Annotated[int, Meta(description="sequences per optimiser step; 0: the whole chunk")] = 1
+    lr: Annotated[float, Meta(description="learning rate")] = 1e-3
+    schedule: Annotated[
+        Literal["constant", "cosine"],
+        Meta(
+            description="cosine falls to 0 at the declared horizon: a look-ahead at the length unless it is a constant"
+        ),
+    ] = "constant"
+    horizon: Annotated[int, Meta(description="targets over which cosine falls; needed with cosine")] = 0
+    clip: Annotated[float, Meta(description="largest norm of the gradient (nats per target); 0: no clipping")] = 1.0
+
+    micro_tokens: Annotated[
+        int, Meta(description="input tokens of one forward and backward; a step adds up as many as it needs")
+    ] = 8192
+
+    def check(self, owner: str) -> None:
+        """InputError, one sentence, for the first setting that is out of range."""
+        for name, least in (
+            ("chunk", 0),
+            ("seq_len", 1),
+            ("overlap", 0),
+            ("epochs", 1),
+            ("batch", 0),
+            ("horizon", 0),
+            ("micro_tokens", 1),
+        ):
+            at_least(owner, name, getattr(self, name), least)
+        positive(owner, "lr", self.lr)
+        if not 0 <= self.clip < math.inf:
+            raise InputError(f"{owner}: setting clip must be 0 (off) or a positive norm, got {self.clip:g}")
+        if self.overlap >= self.seq_len:
+            raise InputError(
+                f"{owner}: overlap {self.overlap} leaves no target in a sequence of seq_len {self.seq_len} tokens; "
+                f"choose overlap <= {self.seq_len - 1}"
+            )
+        if self.seq_len > MAX_CONTEXT:
+            raise InputError(
+                f"{owner}: seq_len is at most {MAX_CONTEXT} tokens (what a receipt carries), got {self.seq_len}"
+            )
+        if self.schedule == "cosine" and self.horizon == 0:
+            raise InputError(
+                f"{owner}: schedule=cosine needs horizon=N, the targets over which it falls to 0; it must be declared "
+                "before the run, because the stream's own length is not known to a causal learner"
+            )
+
+    def lr_at(self, lo: int) -> float:
+        """Learning rate of the update on targets from ``lo`` on."""
+        if self.schedule == "constant":
+            return self.lr
+        return self.lr * 0.5 * (1.0 + math.cos(math.pi * min(1.0, lo / self.horizon)))
+
+
+def at_least(owner: str, name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise InputError(f"{owner}: setting {name} must be at least {least:g}, got {value:g}")
+
+
+def positive(owner: str, name: str, value: float) -> None:
+    if not 0 < value < 1e30:
+        raise InputError(f"{owner}: setting {name} must be a positive number (below 1e30), got {value:g}")
+
+
+def fraction(owner: str, name: str, value: float) -> None:
+    """0 <= value < 1."""
+    if not 0 <= value < 1:
+        raise InputError(f"{owner}: setting {name} must be in [0, 1), got {value:g}")
+
+
+class ChunkLearner(ABC):
+    """A learner that collects receipts up to its chunk, then learns.  Subclasses say how."""
+
+    name: ClassVar[str]
+    settings: Any
+    ranks: Ranks = SOLO
+    sheds: ClassVar[tuple[str, ...]] = ("epochs",)
+    """Work that a budget may take away: see :meth:`shed`."""
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Targets between updates; the engine's chunks must not be longer.  0: whatever the engine does."""
+        return self.settings.chunk
+
+    @property
+    def grid(self) -> int:
+        """Targets after which pending receipts are learned from; 0: each receipt at once."""
+        return self.settings.chunk
+
+    @property
+    def period(self) -> int:
+        """Targets after which the work of learning repeats, for forecasts; 0: at every receipt."""
+        return self.grid
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the result must know about these settings."""
+        s = self.settings
+        if getattr(s, "schedule", "constant") == "cosine":
+            return [
+                f"{self.name}: cosine over a declared horizon of {s.horizon:,} targets, not causal if chosen from the text"
+            ]
+        return []
+
+    def attach(self, model: Model, info: StreamInfo) -> Model:
+        """A model of its own to score with; the caller's is left alone.  InputError when it cannot be trained."""
+        if "parameters" not in model.can:
+            raise InputError(
+                f"adapter {self.name}: this model offers no parameters to train; choose an expert such as ppm"
+            )
+        self._clock = ChunkClock(self.grid, self.settings.seq_len)
+        self.updates = 0
+        return self._attach(model, info)
+
+    def observe(self, receipt: Receipt) -> None:
+        """Collect a booked chunk; train when the grid is crossed.  DivergenceError when a number is not finite."""
+        booked = self._clock.add(receipt)
+        if booked is not None:
+            self._learn(booked)
+            self.updates += 1
+
+    def shed(self, work: str) -> str:
+        """Do less of ``work`` from now on; returns what changed."""
+        if work not in self.sheds:
+            raise EvalkitError(f"{self.name} cannot do less of '{work}'")
+        was, self.settings = self.settings.epochs, msgspec.structs.replace(self.settings, epochs=1)
+        return f"epochs {was} -> 1"
+
+    @abstractmethod
+    def _attach(self, model: Model, info: StreamInfo) -> Model: ...
+
+    @abstractmethod
+    def _learn(self, booked: Booked) -> None: ...
+
+    @abstractmethod
+    def _state(self) -> dict[str, Tensor]:
+        """Everything that decides later scores, by name."""
+
+    @abstractmethod
+    def _load(self, state: dict[str, Tensor]) -> None: ...
+
+    def snapshot(self) -> bytes:
+        """Weights, optimiser and pending tokens, as safetensors."""
+        import torch
+        from safetensors.torch import save
+
+        state = {**self._state(), **self._clock.state(), "updates": torch.tensor(self.updates)}
+        return save({name: t.detach().cpu().contiguous() for name, t in state.items()})
+
+    def restore(self, state: bytes) -> None:
+        """After attach(): be as when the snapshot was taken, to the bit.  EvalkitError when it does not fit."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        try:
+            tensors = load(state)
+            self._clock.load(tensors)
+            self._load(tensors)
+            self.updates = int(tensors["updates"])
+        except (SafetensorError, KeyError, RuntimeError) as fault:
+            raise EvalkitError(f"the snapshot of {self.name} cannot be used: {fault}") from None
+
+    @abstractmethod
+    def detach(self) -> None: ...
+
+    @abstractmethod
+    def state_bytes(self) -> int: ...
+
+
+GROWTH = 100.0
+"""Weights that grew by this factor have run away, even where a norm inside the model keeps its rows finite."""
+
+
+class Trainer:
+    """Flat weights, their optimiser, and the steps of one booked chunk."""
+
+    def __init__(self, owner: str, flat: FlatParams, optimiser: Optimiser) -> None:
+        self.owner, self.flat, self.optimiser = owner, flat, optimiser
+        self._first_norm = max(1.0, float(flat.values.norm()))
+
+    def train(self, model: Any, booked: Booked, s: TttSettings, lr: float, epochs: int, ranks: Ranks) -> None:
+        """``epochs`` passes over the chunk, ``s.batch`` sequences a step, in stream order."""
+        windows = training_windows(booked.before, booked.hi - booked.lo, s.seq_len, s.overlap)
+        size = s.batch or len(windows)
+        for _ in range(epochs):
+            for i in range(0, len(windows), size):
+                self._step(model, booked, windows[i : i + size], s, lr, ranks)
+        norm = float(self.flat.values.norm())
+        if not norm <= GROWTH * self._first_norm:
+            what = f"the weights' norm is {norm:.3g} after the update, it was {self._first_norm:.3g} before the run"
+            raise DivergenceError(self._sentence(booked, what, lr))
+
+    def _step(self, model: Any, booked: Booked, windows: list[Window], s: TttSettings, lr: float, ranks: Ranks) -> None:
+        """One step on the mean nats of the windows' targets."""
+        parts = list(same_length(windows, s.micro_tokens))
+        grad = ranks.sum(len(parts), lambda i: self._gradient(model, booked.text, parts[i]), like=self.flat.grad)
+        grad.div_(sum(w.hi - w.lo for w in windows))
+        norm = float(grad.norm())
+        if not math.isfinite(norm):
+            raise DivergenceError(self._sentence(booked, f"the gradient's norm is {norm}", lr))
+        if s.clip and norm > s.clip:
+            grad.mul_(s.clip / norm)
+        self.optimiser.step(self.flat.values, grad, lr)
+        self.flat.push()
+
+    def _gradient(self, model: Any, text: Int64, windows: list[Window]) -> Tensor:
+        """Gradient of the sum of nats over the windows' targets, float32 [n]."""
+        self.flat.grad.zero_()
+        with self.flat.training():
+            self.flat.add_grad(batch_nats(model, text, windows))
+        return self.flat.grad
+
+    def _sentence(self, booked: Booked, what: str, lr: float) -> str:
+        return (
+            f"{self.owner}, training on booked targets {booked.lo}..{booked.hi - 1}: {what} (learning rate {lr:g}); "
+            "what was booked stays booked: lower lr, or set clip"
+        )
+
+    def state(self, prefix: str = "") -> dict[str, Tensor]:
+        named = {"weights": self.flat.values, **self.optimiser.state()}
+        return {prefix + name: t for name, t in named.items()}
+
+    def load(self, state: dict[str, Tensor], prefix: str = "") -> None:
+        own = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+        self.flat.load(own["weights"])
+        self.optimiser.load(own)
+
+    @property
+    def bytes(self) -> int:
+        return self.flat.bytes + sum(t.numel() * t.element_size() for t in self.optimiser.state().values())

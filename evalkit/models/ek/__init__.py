@@ -1,0 +1,1 @@
+"""The evalkit artifact (`.ek`): container, configuration and network."""
