@@ -31,7 +31,9 @@ DESCRIPTION = "Train the base model and write its artifact."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``evalkit train`` and of ``python -m evalkit.train``."""
-    parser.add_argument("--recipe", default="tiny-cpu", help="a bundled recipe's name or a .toml file (default tiny-cpu)")
+    parser.add_argument(
+        "--recipe", default="tiny-cpu", help="a bundled recipe's name or a .toml file (default tiny-cpu)"
+    )
     parser.add_argument(
         "--data",
         nargs="+",
@@ -41,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, help="folder of the run; an interrupted run continues there")
     parser.add_argument("--seed", type=int, help="same as --set run.seed=N")
-    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override one recipe field")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="override one recipe field"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,7 +4,7 @@ A hint comes with a bucket: how often its token followed the context and how oft
 The calibrated probability of a hint is q = sigma(s), with s linear in logit p(h), in the log of the mass that the
 model gives to such tokens, and in one learned number (theta) for the bucket of each source that names the hint.  The
 boost is beta = s - logit p(h), so nothing is boosted that the model already trusts more.  csrc/core/tilt.hpp has the
-formula, ``hint_naive.py`` the same in Python.
+formula, ``tests/twins/hint_calibration.py`` the same in Python.
 """
 
 from __future__ import annotations
