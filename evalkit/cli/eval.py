@@ -23,7 +23,11 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that every verb which scores something has."""
     parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="settings and adapters; flags win over it")
     parser.add_argument("--checkpoint", metavar="C", help="FILE[:key=value,...] or module:Class (default: bundled)")
-    parser.add_argument("--tokenizer", metavar="T", help="SentencePiece .model, or 'byte' (default: the checkpoint's)")
+    parser.add_argument(
+        "--tokenizer",
+        metavar="T",
+        help="FILE.model, tokenizer.json, 'byte' or 'bytes:separator=0' (default: the checkpoint's)",
+    )
     parser.add_argument(
         "--lossy",
         action="store_true",

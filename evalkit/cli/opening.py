@@ -72,10 +72,11 @@ def open_run(run: dict[str, Any], tokenizer: str | None = None) -> tuple[Setup, 
 
 
 def _named_tokenizer(name: str | None) -> str | None:
-    """A tokenizer's name that opens it: "byte260", or a path that is there."""
-    from evalkit.stream.tokenizer import BYTE_NAMES
+    """A tokenizer's name that opens it: "byte260", "bytes:separator=0", or a path that is there."""
+    from evalkit.stream.tokenizer import BYTE_NAMES, RAW_BYTES
 
-    return name if name and (name in BYTE_NAMES or Path(name).is_file()) else None
+    known = name and (name in BYTE_NAMES or name.startswith(RAW_BYTES) or Path(name).is_file())
+    return name if known else None
 
 
 def _plan(said: dict[str, Any]) -> str:

@@ -44,7 +44,10 @@ def reconcile(tokenizer: Tokenizer, documents: Sequence[Document], ids: Sequence
 def _check_one(tokenizer: Tokenizer, document: Document, ids: Int32) -> None:
     where = f"{document.source}, document {document.index} ('{document.name}')"
     if (ids == tokenizer.bos_id).any():
-        raise InputError(f"{where}: its text encodes to BOS (id {tokenizer.bos_id}), which separates documents")
+        raise InputError(
+            f"{where}: its text encodes to BOS (id {tokenizer.bos_id}) at token {int((ids == tokenizer.bos_id).argmax()):,}, "
+            f"which separates documents; choose a separator that no document holds, or split the document there"
+        )
     data = tokenizer.decode_bytes(ids)
     if data == document.data:
         return

@@ -22,6 +22,7 @@ Int32 = npt.NDArray[np.int32]
 MODEL_LIMIT = 64 << 20
 """Bytes of the largest tokenizer model that is read; the field's are below 0.5 MB."""
 BYTE_NAMES = ("byte", "byte260")
+RAW_BYTES = "bytes:separator="
 SPACE_MARK = "\u2581"
 
 
@@ -62,7 +63,7 @@ class Tokenizer(Protocol):
 
 
 def open_tokenizer(spec: str | Path | bytes | None) -> Tokenizer:
-    """Open "byte", the path of a SentencePiece ``.model`` or a ``tokenizer.json``, or the ``model_bytes`` of any.
+    """Open "byte", "bytes:separator=B", a SentencePiece ``.model``, a ``tokenizer.json``, or the ``model_bytes`` of any.
 
     Raises InputError when there is none, it is missing, or it cannot carry text (see SentencePieceTokenizer).
     """
@@ -74,10 +75,14 @@ def open_tokenizer(spec: str | Path | bytes | None) -> Tokenizer:
         )
     if isinstance(spec, bytes) and spec[:1] == b"{":
         return HuggingFaceTokenizer.from_bytes(spec)
+    if isinstance(spec, bytes) and spec.startswith(RAW_BYTES.encode()):
+        spec = spec.decode("utf-8", "replace")
     if isinstance(spec, bytes):
         return ByteTokenizer() if spec == ByteTokenizer.model_bytes else SentencePieceTokenizer.from_bytes(spec)
     if str(spec) in BYTE_NAMES:
         return ByteTokenizer()
+    if str(spec).startswith(RAW_BYTES):
+        return RawByteTokenizer.from_name(str(spec))
     if Path(spec).suffix == ".json":
         return HuggingFaceTokenizer.from_file(spec)
     return SentencePieceTokenizer.from_file(spec)
@@ -109,6 +114,50 @@ class ByteTokenizer:
 
     def given_back(self, ids: npt.ArrayLike) -> bytes:
         return (np.asarray(ids, np.int64) - 4).astype(np.uint8).tobytes()
+
+    def losses(self, text: str, ids: Int32) -> str:
+        return ""
+
+
+class RawByteTokenizer:
+    """Id b is byte b: 256 ids, for models that were made so.  One byte separates documents, and no document may hold it.
+
+    0xC0, 0xC1 and 0xF5 to 0xFF never occur in UTF-8; 0 hardly does.
+    """
+
+    vocab_size = 256
+
+    def __init__(self, separator: int = 0) -> None:
+        """InputError when ``separator`` is no byte."""
+        if not 0 <= separator <= 255:
+            raise InputError(f"tokenizer {RAW_BYTES}{separator}: the separator is a byte, 0 to 255")
+        self.name, self.bos_id = f"{RAW_BYTES}{separator}", separator
+        self.model_bytes = self.name.encode()
+        self.fingerprint = hashlib.sha256(self.model_bytes).hexdigest()
+        kinds = [PieceKind.CONTROL if b == separator else PieceKind.BYTE for b in range(256)]
+        texts = [b"" if b == separator else bytes([b]) for b in range(256)]
+        self.pieces: PieceTable = PieceTable.build(texts, kinds, leading_space_is_free=False)
+
+    @classmethod
+    def from_name(cls, name: str) -> RawByteTokenizer:
+        """``bytes:separator=B``; InputError when B is no number."""
+        digits = name.removeprefix(RAW_BYTES)
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= 3):
+            raise InputError(f"tokenizer {name[:80]}: the separator is a byte, 0 to 255, for example {RAW_BYTES}0")
+        return cls(int(digits))
+
+    def encode(self, text: str) -> Int32:
+        """UTF-8 bytes of the text: int32 [n]."""
+        return np.frombuffer(utf8(text), np.uint8).astype(np.int32)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Int32]:
+        return [self.encode(text) for text in texts]
+
+    def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
+        return decode_document(self, ids)
+
+    def given_back(self, ids: npt.ArrayLike) -> bytes:
+        return np.asarray(ids, np.int64).astype(np.uint8).tobytes()
 
     def losses(self, text: str, ids: Int32) -> str:
         return ""

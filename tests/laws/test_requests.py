@@ -87,27 +87,3 @@ def test_what_cannot_be_asked_is_one_sentence() -> None:
 def test_the_verb_explains_itself_without_the_harness(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lm-eval", "--help"]) == 0
     assert "usage: evalkit lm-eval" in capsys.readouterr().out
-
-
-def test_as_the_harness_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lm_eval.api.instance import Instance
-
-    from evalkit.integrations.lm_eval import EvalkitLM
-
-    lm = EvalkitLM(adapters="ppm", device="cpu", seed=3)
-    ask = [Instance("loglikelihood_rolling", {}, (text,), i) for i, text in enumerate(TEXTS[:3])]
-    nats = lm.loglikelihood_rolling(ask)
-    assert nats[1] == 0.0
-    assert nats == [-n for n in lm.requests.texts(TEXTS[:3])]
-    pair = Instance("loglikelihood", {}, ("The capital of France is", " Paris"), 0)
-    ((one, greedy),) = lm.loglikelihood([pair])
-    assert -20 < one < 0
-    assert isinstance(greedy, bool)
-    assert lm.get_model_info()["adapters"] == PPM
-    with pytest.raises(InputError, match="does not write any"):
-        lm.generate_until([])
-    with pytest.raises(InputError, match="--use_cache keeps answers by text alone"):
-        lm.set_cache_hook(type("Hook", (), {"dbdict": {}})())
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="several processes"):
-        EvalkitLM()

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evalkit.errors import InputError
+from evalkit.stream import open_texts
 from evalkit.stream.spmodel import PieceKind, read_spec
 from evalkit.stream.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer, open_tokenizer
 
@@ -205,3 +208,23 @@ def test_switches_that_the_file_leaves_out_have_the_protos_defaults():
 def test_a_broken_protobuf_is_refused_where_it_breaks(model: bytes, match: str):
     with pytest.raises(InputError, match=match):
         read_spec(model, "memory")
+
+
+@given(text=st.text(max_size=60), separator=st.sampled_from([0, 10, 255]))
+def test_raw_bytes_are_their_own_ids(text: str, separator: int):
+    tokenizer = open_tokenizer(f"bytes:separator={separator}")
+    ids = tokenizer.encode(text)
+    assert ids.tolist() == list(text.encode())
+    assert (tokenizer.vocab_size, tokenizer.bos_id) == (256, separator)
+    assert open_tokenizer(tokenizer.model_bytes).fingerprint == tokenizer.fingerprint
+    if separator not in ids:
+        assert tokenizer.decode_bytes(ids) == tokenizer.given_back(ids) == text.encode()
+        assert open_texts([text + ".", text], tokenizer).total_bytes == 2 * len(text.encode()) + 1
+
+
+def test_raw_bytes_need_a_separator_that_no_document_holds():
+    with pytest.raises(InputError, match=r"BOS \(id 10\) at token 1, which separates documents; choose a separator"):
+        open_texts(["a\nb"], open_tokenizer("bytes:separator=10"))
+    for wrong in ("bytes:separator=256", "bytes:separator=x", b"bytes:separator=-1", "bytes:separator="):
+        with pytest.raises(InputError, match="a byte, 0 to 255"):
+            open_tokenizer(wrong)
