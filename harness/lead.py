@@ -23,7 +23,6 @@ from evalkit.harness.serve import setup_message, state_digest
 from evalkit.harness.sharded import Crew, ShardedForward
 from evalkit.models.lanes import open_forward
 from evalkit.plan import Chunk, Plan
-from evalkit.scoring.ledger import make_receipt
 
 
 class Lead:
@@ -60,7 +59,7 @@ class Lead:
         tokens = np.ascontiguousarray(stream.tokens[:], dtype=np.int32)
         text = SimpleNamespace(tokens=tokens, doc_start=stream.doc_start)
         own = [
-            open_forward(m, plan, text, n, info.groups, options.batch_tokens, make_receipt)
+            open_forward(m, plan, text, n, info.groups, options.batch_tokens)
             for m, n in zip(models, needs, strict=True)
         ]
         indices = [*range(len(models) - 1), self._learners]

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import torch
 
-from evalkit.adapters.base import Learner, Needs, StreamInfo
+from evalkit.adapters.base import Learner, Needs, StreamInfo, TokenLedger
 from evalkit.harness.faults import GRACE, breaks_a_line, last_words, pack_fault, sentence
 from evalkit.harness.job import Job
 from evalkit.harness.lines import Done
@@ -29,7 +29,6 @@ from evalkit.harness.wire import Lost, Message, listen
 from evalkit.models.lanes import open_forward
 from evalkit.plan import Window
 from evalkit.plan.parse import PLANS
-from evalkit.scoring.ledger import make_receipt
 
 
 class Server:
@@ -39,6 +38,7 @@ class Server:
         self.job, self.line = job, job.peers[0]
         self._open_model, self._learners = open_model, learners
         self._kept: Kept | None = None
+        self._ledgers = dict[int, TokenLedger]()
         self._spans: list[tuple[str, float, float]] = []
         self._inbox: queue.Queue[Message | Exception] = queue.Queue()
         self._verbs = {"setup": self._setup, "run": self._run, "observe": self._observe, "restore": self._restore}
@@ -100,7 +100,7 @@ class Server:
             models.append(learner.attach(models[-1], info))
         sweeps = [(models[index], msgspec.convert(needs, Needs)) for index, needs in v["sweeps"]]
         batch = v["batch_tokens"]
-        self._kept = Kept([open_forward(m, plan, stream, n, groups, batch, make_receipt) for m, n in sweeps])
+        self._kept = Kept([open_forward(m, plan, stream, n, groups, batch) for m, n in sweeps])
 
     def _run(self, message: Message) -> None:
         assert self._kept is not None
@@ -127,13 +127,15 @@ class Server:
 
     def _observe(self, message: Message) -> None:
         a, v = message.arrays, message.values
-        receipt = make_receipt(v["lo"], a["tokens"], a["nats"], a["context"])
+        ledger = self._ledgers.setdefault(v["learner"], TokenLedger(a["context"], v["lo"]))
+        receipt = ledger.book(v["lo"], a["tokens"], a["nats"])
         learner, begin = self._learners[v["learner"]], time.time()
         learner.observe(receipt)
         self._spans.append((f"observe/{learner.name}", begin, time.time()))
 
     def _restore(self, message: Message) -> None:
         self._learners[message.values["learner"]].restore(message.arrays["state"].tobytes())
+        self._ledgers.pop(message.values["learner"], None)
 
     def _shed(self, message: Message) -> None:
         shed: Any = self._learners[message.values["learner"]]

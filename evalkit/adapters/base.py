@@ -25,6 +25,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from evalkit.errors import LegalityError
+
 if TYPE_CHECKING:
     from evalkit.models.base import Model
 
@@ -108,22 +110,70 @@ class TokenChunk:
     history: tuple[Float64, ...] = ()
 
 
-_MINT = object()
+KEEP_CONTEXT = 8192
+"""Booked tokens before its targets that a receipt carries, for learners that train on whole windows."""
+TOKEN_CONTEXT = 64
+"""The same on the token clock, where each target has a receipt of its own."""
 
 
 class Receipt:
-    """Proof that targets [lo, hi) are booked.  Only a ledger can make one; learning takes nothing else.
+    """Proof that targets [lo, hi) are booked.  Only :meth:`TokenLedger.book` makes one; learning takes nothing else.
 
-    tokens: int32 [hi-lo], the booked targets.  nats: float64 [hi-lo], what was booked for them.
-    context: int32 [c], the booked tokens just before ``lo`` (a copy: the future is not behind its ``.base``).
+    Nobody else has a spelling for it: no constructor, subclass, copy or pickle, and its fields cannot be set.
+    The arrays are copies, so that the future is not behind their ``.base``.
     """
 
     __slots__ = ("context", "hi", "lo", "nats", "tokens")
+    lo: int
+    hi: int
+    tokens: Int32
+    """int32 [hi-lo]: the booked targets."""
+    nats: Float64
+    """float64 [hi-lo]: what was booked for them."""
+    context: Int32
+    """int32 [c]: the tokens just before ``lo``, all of them booked or token 0."""
 
-    def __init__(self, lo: int, hi: int, tokens: Int32, nats: Float64, context: Int32, *, mint: object) -> None:
-        if mint is not _MINT:
-            raise TypeError("a Receipt is made by a ledger when it books scores, not by hand")
-        self.lo, self.hi, self.tokens, self.nats, self.context = lo, hi, tokens, nats, context
+    def __new__(cls, *_: object, **__: object) -> Receipt:
+        raise TypeError("a Receipt is made by a ledger when it books scores, not by hand")
+
+    def __init_subclass__(cls) -> None:
+        raise TypeError(f"{cls.__name__}: a Receipt has no subclasses; a ledger makes it when it books scores")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name}: a Receipt says what was booked and cannot be changed")
+
+
+class TokenLedger:
+    """The ledger of one clock: books targets in order, each once, and hands out the receipt of what it booked.
+
+    The run's own ledger (scoring/ledger.py) keeps one for chunks; so do a document that learns by itself, an expert
+    that is run by its strict spelling, and a rank that learns what rank 0 booked.
+    """
+
+    def __init__(self, before: npt.NDArray[Any], next_target: int | None = None, keep: int = KEEP_CONTEXT) -> None:
+        """``before`` int [c]: the tokens before the first target to be booked, at least the last ``keep`` of them.
+
+        ``next_target``: the position of that target in the stream; None: ``before`` begins with token 0.
+        """
+        self.next_target = len(before) if next_target is None else next_target
+        self._keep = keep
+        self._booked = np.array(before[-keep:], dtype=np.int32)
+
+    def book(self, lo: int, tokens: npt.NDArray[Any], nats: Float64) -> Receipt:
+        """Book targets lo..lo+n-1: tokens int [n], nats float64 [n].  LegalityError when some are skipped or booked twice."""
+        if lo != self.next_target:
+            word = "twice" if lo < self.next_target else "out of order"
+            raise LegalityError(
+                "single-pass", lo, f"target {lo} would be booked {word}: the next one is {self.next_target}"
+            )
+        receipt = object.__new__(Receipt)
+        own = np.array(tokens, dtype=np.int32)
+        fields = {"lo": lo, "hi": lo + len(own), "tokens": own, "nats": nats.copy(), "context": self._booked.copy()}
+        for name, value in fields.items():
+            object.__setattr__(receipt, name, value)
+        self.next_target = receipt.hi
+        self._booked = np.concatenate((self._booked, own))[-self._keep :]
+        return receipt
 
 
 @runtime_checkable

@@ -10,18 +10,26 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from evalkit.adapters.base import _MINT, Float64, Int32, Needs, Receipt, Settings, Side, StreamInfo, TokenChunk
+from evalkit.adapters.base import (
+    TOKEN_CONTEXT,
+    Float64,
+    Int32,
+    Needs,
+    Receipt,
+    Settings,
+    Side,
+    StreamInfo,
+    TokenChunk,
+    TokenLedger,
+)
 from evalkit.errors import EvalkitError
-
-CONTEXT = 64
-"""Booked tokens that the receipts of the fused spelling carry."""
 
 
 class StrictExpert:
     """An expert whose ``score`` is the strict spelling, target by target.  It asks for whole rows.
 
-    Receipts made here carry ``nats`` = NaN: inside a chunk no score is booked yet.  Learn from the row that you gave
-    and from the token, not from ``receipt.nats``.
+    Its ledger books that a row was given for a target, with ``nats`` = NaN: what the run pays for the target is known
+    after the last stage, and inside a chunk that is later.  Learn from your row and the token, not from ``receipt.nats``.
     """
 
     name: ClassVar[str] = "strict"
@@ -29,8 +37,7 @@ class StrictExpert:
 
     def begin(self, info: StreamInfo) -> None:
         self.info = info
-        self._next = 1
-        self._seen = np.array([info.first_token], np.int32)
+        self._ledger = TokenLedger(np.array([info.first_token]), keep=TOKEN_CONTEXT)
 
     @property
     def needs(self) -> Needs:
@@ -56,15 +63,12 @@ class StrictExpert:
         for i in range(len(p)):
             history = tuple(h[i].copy() for h in chunk.history)
             out[i] = self.row(p[i].copy(), chunk.side.at(i), history)
-            self.observe(self._receipt(int(chunk.tokens[i])))
+            self.observe(self._book(chunk.tokens[i : i + 1]))
         return out
 
-    def _receipt(self, token: int) -> Receipt:
-        one = np.array([token], np.int32)
-        receipt = Receipt(self._next, self._next + 1, one, np.array([np.nan]), self._seen.copy(), mint=_MINT)
-        self._next += 1
-        self._seen = np.append(self._seen, one)[-CONTEXT:]
-        return receipt
+    def _book(self, token: Int32) -> Receipt:
+        """token int32 [1]: the target whose row is fixed."""
+        return self._ledger.book(self._ledger.next_target, token, np.array([np.nan]))
 
     def snapshot(self) -> bytes:
         """Override together with ``restore`` when something learned does not follow from the tokens."""
@@ -74,8 +78,8 @@ class StrictExpert:
         """Replay the tokens through ``observe``; right when observe reads nothing but the receipt's tokens."""
         if state:
             raise EvalkitError(f"{self.name} keeps no snapshot, but was given {len(state)} bytes")
-        for token in tokens:
-            self.observe(self._receipt(int(token)))
+        for i in range(len(tokens)):
+            self.observe(self._book(tokens[i : i + 1]))
 
     def state_bytes(self) -> int:
         return 0

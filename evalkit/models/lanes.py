@@ -10,7 +10,7 @@ other, so ranks share them; a document that the chunk cuts leaves its state to t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalkit.adapters.base import Bool, Needs, Receipt
+from evalkit.adapters.base import Bool, Needs, Receipt, TokenLedger
 from evalkit.errors import EvalkitError, InputError
 from evalkit.models.forward import BatchRows, Forward
 from evalkit.plan import Chunk, Plan, Window
@@ -30,6 +30,8 @@ class Open:
 
     first: int
     """Stream position of its first token; rows of a piece never reach before it."""
+    ledger: TokenLedger
+    """Its own: what it has booked, it may learn."""
     pieces: deque[tuple[Window, int]]
     """Each with the input tokens of its forward call, padding included."""
     lane: int
@@ -37,7 +39,7 @@ class Open:
 
 
 class LaneForward:
-    """The forward of a model with lanes.  ``receipt(lo, tokens, nats, before)`` mints receipts."""
+    """The forward of a model with lanes."""
 
     hands_on: ClassVar[bool] = True
 
@@ -49,7 +51,6 @@ class LaneForward:
         doc_start: np.ndarray,
         needs: Needs,
         groups: dict[str, Bool],
-        receipt: Callable[..., Receipt],
     ) -> None:
         if plan.name != "document":
             raise InputError(
@@ -57,7 +58,7 @@ class LaneForward:
                 "give --plan document:seq_len=512,stride=256, or lanes=0"
             )
         self.model, self.plan, self.tokens = model, plan, tokens
-        self.needs, self.groups, self._receipt = needs, groups, receipt
+        self.needs, self.groups = needs, groups
         self._starts = set(np.asarray(doc_start).tolist())
         self._carried = b""
 
@@ -112,12 +113,17 @@ class LaneForward:
         found: list[Open] = []
         for window in unit:
             if not found or (window.start in self._starts and window.lo == window.start + 1):
-                found.append(Open(window.start, deque(), len(found)))
+                found.append(Open(window.start, self._ledger(window.start, window.lo), deque(), len(found)))
                 self.model.start(found[-1].lane)
             found[-1].pieces.extend(self._pieces(window))
         if self.continues(unit):
             found[0].first = self._load(found[0].lane)
+            found[0].ledger = self._ledger(found[0].first, unit[0].lo)
         return found
+
+    def _ledger(self, first: int, lo: int) -> TokenLedger:
+        """For a document that begins at ``first`` and whose targets before ``lo`` are booked."""
+        return TokenLedger(self.tokens[first:lo], lo)
 
     def _forward(self, active: Sequence[Open]) -> None:
         """One forward over the next piece of each, then one step on each that goes on."""
@@ -131,17 +137,16 @@ class LaneForward:
             rows = logits[i, w.skip : w.length].clone()
             document.done.append((w, rows))
             if w.hi - 1 not in self._starts:
-                booked.append((i, w.skip, self._mint(document, w, rows)))
+                booked.append((i, w.skip, self._book(document, w, rows)))
         self.model.learn(booked)
 
-    def _mint(self, document: Open, w: Window, rows: Tensor) -> Receipt:
+    def _book(self, document: Open, w: Window, rows: Tensor) -> Receipt:
         """The rows are fixed: now their targets may be shown."""
         tokens = np.asarray(self.tokens[w.lo : w.hi], dtype=np.int32)
         picked = torch.log_softmax(rows.double(), -1)[
             torch.arange(len(tokens)), torch.from_numpy(tokens.astype(np.int64))
         ]
-        before = np.asarray(self.tokens[document.first : w.lo], dtype=np.int32)
-        return self._receipt(w.lo, tokens, -picked.cpu().numpy(), before)
+        return document.ledger.book(w.lo, tokens, -picked.cpu().numpy())
 
     def _left(self, document: Open) -> bytes:
         """The state of a document that goes on behind the unit; empty when it has ended: its last target is a BOS."""
@@ -177,9 +182,8 @@ def open_forward(
     needs: Needs,
     groups: dict[str, Bool],
     batch_tokens: int,
-    receipt: Callable[..., Receipt],
 ) -> Forward | LaneForward:
     """The forward that fits the model: by windows, or by documents where it has lanes."""
     if getattr(model, "lanes", 0):
-        return LaneForward(model, plan, stream.tokens, stream.doc_start, needs, groups, receipt)
+        return LaneForward(model, plan, stream.tokens, stream.doc_start, needs, groups)
     return Forward(model, plan, stream.tokens, needs, groups, batch_tokens)

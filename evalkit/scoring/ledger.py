@@ -1,4 +1,4 @@
-"""Who books scores, and who may learn from them?  The ledger books; only its receipts let an adapter learn.
+"""The run's ledger: it books the scores of every stage, and its receipts are what learners learn from.
 
 Every target is booked once, in order; a score that is not finite stops the run.  Nats are float64; sums are kept per
 (chunk, document, stage) by ``math.fsum`` and added once at the end, so they do not depend on who added them.
@@ -9,16 +9,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from evalkit.adapters import base
-from evalkit.adapters.base import Float64, Int32, Receipt
+from evalkit.adapters.base import KEEP_CONTEXT, Float64, Receipt, TokenLedger
 from evalkit.errors import DivergenceError, LegalityError
-
-KEEP_CONTEXT = 8192
-"""Booked tokens before a chunk that a receipt carries, for learners that train on whole windows."""
 
 
 @dataclass(frozen=True)
@@ -44,46 +41,53 @@ class BookedChunk:
     """Work that a budget leaves out from this chunk's observe on (see scoring/guard.py)."""
 
 
-def make_receipt(lo: int, tokens: Int32, nats: Float64, before: Int32) -> Receipt:
-    """Mint a receipt.  Called by ledgers, after booking; everything inside is a copy."""
-    keep = np.array(before[-KEEP_CONTEXT:], dtype=np.int32)
-    return Receipt(lo, lo + len(tokens), tokens.copy(), nats.copy(), keep, mint=base._MINT)
-
-
 class Ledger:
     """Books chunks of a stream in order.  ``stages`` names: "model" first, then one per expert."""
 
-    def __init__(self, stages: tuple[str, ...], start: int = 1) -> None:
+    def __init__(self, stages: tuple[str, ...], before: np.ndarray) -> None:
+        """``before`` int [c]: the stream up to the first target to be booked, from token 0 on."""
         self.stages = stages
-        self.next_target = start
         self.chunks: list[BookedChunk] = []
+        self._targets = TokenLedger(before)
+
+    @property
+    def next_target(self) -> int:
+        """The target that must be booked next."""
+        return self._targets.next_target
 
     def book(
-        self, index: int, lo: int, nats: Float64, docs: np.ndarray, sizes: np.ndarray, shed: tuple[str, ...] = ()
-    ) -> BookedChunk:
-        """Book nats [S+1, n] for targets lo..lo+n-1 with owners ``docs`` [n] and byte counts ``sizes`` [n].
+        self,
+        index: int,
+        lo: int,
+        tokens: np.ndarray,
+        nats: Float64,
+        docs: np.ndarray,
+        sizes: np.ndarray,
+        shed: tuple[str, ...] = (),
+    ) -> tuple[BookedChunk, Receipt]:
+        """Book nats [S+1, n] for targets lo..lo+n-1, ``tokens`` [n], of documents ``docs`` [n] and ``sizes`` [n] bytes.
 
+        Returns what the journal keeps, and the receipt (with the nats of the last stage) that learners may see.
         Raises LegalityError when targets are skipped or booked twice, DivergenceError when a score is not finite.
         """
-        if lo != self.next_target:
-            word = "twice" if lo < self.next_target else "out of order"
-            raise LegalityError(
-                "single-pass", lo, f"target {lo} would be booked {word}: the next one is {self.next_target}"
-            )
         _check_finite(nats, lo, self.stages)
-        booked = BookedChunk(index, lo, lo + nats.shape[1], _parts(nats, docs, sizes), score_digest(nats), shed)
-        self.next_target = booked.hi
-        self.chunks.append(booked)
-        return booked
+        receipt = self._targets.book(lo, tokens, nats[-1])
+        entry = BookedChunk(index, lo, receipt.hi, _parts(nats, docs, sizes), score_digest(nats), shed)
+        self.chunks.append(entry)
+        return entry, receipt
 
-    def readmit(self, booked: BookedChunk) -> None:
-        """Take back a chunk that an earlier process booked and journalled."""
-        if booked.lo != self.next_target:
-            raise LegalityError(
-                "single-pass", booked.lo, f"the journal books {booked.lo} next, expected {self.next_target}"
-            )
-        self.next_target = booked.hi
-        self.chunks.append(booked)
+    def readmit(self, entries: Sequence[BookedChunk], stream: np.ndarray) -> None:
+        """Take back chunks that an earlier process booked and journalled.  ``stream`` int [T]: all its tokens.
+
+        LegalityError when they do not follow each other.
+        """
+        following = self.next_target
+        for entry in entries:
+            if entry.lo != following:
+                raise LegalityError("single-pass", entry.lo, f"the journal books {entry.lo} next, expected {following}")
+            following = entry.hi
+        self._targets = TokenLedger(stream[max(0, following - KEEP_CONTEXT) : following], following)
+        self.chunks.extend(entries)
 
 
 def score_digest(nats: Float64) -> str:

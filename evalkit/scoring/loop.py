@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from evalkit import _native
-from evalkit.adapters.base import Float64, Learner
+from evalkit.adapters.base import Float64, Learner, Receipt
 from evalkit.errors import DivergenceError, EvalkitError, Stopped
 from evalkit.plan import Chunk
 from evalkit.scoring.guard import Guard
 from evalkit.scoring.journal import Journal
-from evalkit.scoring.ledger import BookedChunk, Ledger, make_receipt, score_digest
+from evalkit.scoring.ledger import BookedChunk, Ledger
 from evalkit.scoring.scores import ScoreFile
 from evalkit.scoring.sentinel import Sentinel
 from evalkit.scoring.state import Snapshot, load_snapshot, save_snapshot
@@ -79,8 +79,7 @@ class Loop:
     def run(self, chunks: Iterable[Chunk], booked: list[BookedChunk]) -> bool:
         """Score what is not in ``booked`` yet.  True when every chunk is booked, False when it was stopped."""
         if booked and booked[-1].hi == self.stream.n_targets + 1:
-            for entry in booked:
-                self.ledger.readmit(entry)
+            self.ledger.readmit(booked, self.stream.tokens)
             return True
         first = self._resume(booked)
         try:
@@ -98,14 +97,9 @@ class Loop:
     def _chunk(self, chunk: Chunk, known: BookedChunk | None) -> None:
         """Score, book (or compare with what the journal ``known`` says), learn."""
         nats = np.concatenate((self._before(chunk), self._score(chunk)))
-        if known is None:
-            entry = self._book(chunk, nats, self.guard.decide(chunk.hi))
-        else:
-            _check_replay(nats, known)
-            self.ledger.readmit(known)
-            entry = known
+        entry, receipt = self._book(chunk, nats, known)
         self.guard.follow(entry.shed, chunk.hi, self.learners)
-        self._observe(chunk, nats, entry.shed)
+        self._observe(entry, receipt)
         self._save(entry)
         self.on_chunk(entry)
 
@@ -154,31 +148,35 @@ class Loop:
         nats[1:] = _native.neg_log(np.ascontiguousarray(p[1:]))
         return nats
 
-    def _book(self, chunk: Chunk, nats: Float64, shed: tuple[str, ...]) -> BookedChunk:
+    def _book(self, chunk: Chunk, nats: Float64, known: BookedChunk | None) -> tuple[BookedChunk, Receipt]:
+        lo, hi = chunk.lo, chunk.hi
+        shed = self.guard.decide(hi) if known is None else known.shed
         with self.spans.span("book"):
-            docs, sizes = self.stream.doc_of_target(chunk.lo, chunk.hi), self.stream.target_bytes(chunk.lo, chunk.hi)
-            entry = self.ledger.book(chunk.index, chunk.lo, nats, docs, sizes, shed)
+            tokens, docs, sizes = (
+                self.stream.tokens[lo:hi],
+                self.stream.doc_of_target(lo, hi),
+                self.stream.target_bytes(lo, hi),
+            )
+            entry, receipt = self.ledger.book(chunk.index, lo, tokens, nats, docs, sizes, shed)
+        if known is not None:
+            _check_replay(entry, known)
+            return entry, receipt
         with self.spans.span("journal"):
             if self.scores is not None:
                 self.scores.append(nats)
             if self.journal is not None:
                 self.journal.append(entry)
-        return entry
+        return entry, receipt
 
-    def _observe(self, chunk: Chunk, nats: Float64, shed: tuple[str, ...]) -> None:
-        if not self.learners:
-            return
-        tokens = np.asarray(self.stream.tokens[chunk.lo : chunk.hi], dtype=np.int32)
-        before = np.asarray(self.stream.tokens[max(0, chunk.lo - 8192) : chunk.lo], dtype=np.int32)
-        receipt = make_receipt(chunk.lo, tokens, nats[-1], before)
+    def _observe(self, entry: BookedChunk, receipt: Receipt) -> None:
         for learner in self.learners:
-            if learner.name in shed:
+            if learner.name in entry.shed:
                 continue
             with self.spans.span(f"observe/{learner.name}"):
                 try:
                     learner.observe(receipt)
                 except DivergenceError as fault:
-                    raise DivergenceError(f"chunk {chunk.index}: {fault}") from None
+                    raise DivergenceError(f"chunk {entry.index}: {fault}") from None
 
     def _save(self, entry: BookedChunk) -> None:
         """Snapshot when it costs under a twentieth of the time since the last one."""
@@ -200,8 +198,7 @@ class Loop:
         if found is None:
             return 0
         with self.spans.span("restore"):
-            for entry in booked[: found.chunk + 1]:
-                self.ledger.readmit(entry)
+            self.ledger.readmit(booked[: found.chunk + 1], self.stream.tokens)
             if self.ledger.next_target != found.hi:
                 raise EvalkitError(f"snapshot ends at target {found.hi}, the journal at {self.ledger.next_target}")
             self.forward.restore(found.parts["forward"])
@@ -222,8 +219,8 @@ def _pieces(lo: int, hi: int, probes: list[int]) -> list[tuple[int, int, bool]]:
     return [(a, b, a in inside) for a, b in itertools.pairwise(edges)]
 
 
-def _check_replay(nats: Float64, entry: BookedChunk) -> None:
-    if score_digest(nats) != entry.digest:
+def _check_replay(entry: BookedChunk, known: BookedChunk) -> None:
+    if entry.digest != known.digest:
         raise EvalkitError(
             f"chunk {entry.index} (targets {entry.lo}..{entry.hi - 1}) scores differently than when it was booked; "
             "the software or the thread count changed under the run: start again with another --out"

@@ -17,7 +17,7 @@ from evalkit.plan import Banded, Plan, Sliding
 from evalkit.scoring.environment import code_fingerprint, environment, peak_memory_bytes
 from evalkit.scoring.guard import Deadline, Guard
 from evalkit.scoring.journal import Journal
-from evalkit.scoring.ledger import BookedChunk, Ledger, make_receipt
+from evalkit.scoring.ledger import BookedChunk, Ledger
 from evalkit.scoring.loop import Loop, Spans
 from evalkit.scoring.result import (
     SCHEMA,
@@ -116,7 +116,7 @@ def score(
         forward,
         stack,
         learners,
-        Ledger(stages),
+        Ledger(stages, stream.tokens[:1]),
         sentinel,
         before,
         journal=journal,
@@ -192,7 +192,7 @@ def _own_forwards(
     from evalkit.models.lanes import open_forward
 
     return [
-        open_forward(model, plan, stream, need, info.groups, options.batch_tokens, make_receipt)
+        open_forward(model, plan, stream, need, info.groups, options.batch_tokens)
         for model, need in zip(models, needs, strict=True)
     ]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from evalkit.adapters.base import TokenLedger
 from evalkit.adapters.learners.lora_ttt import LoraTtt
 from evalkit.adapters.registry import parse_adapter
 from evalkit.cli.main import main
@@ -16,7 +17,6 @@ from evalkit.legality.effort import Effort
 from evalkit.legality.engine.toy import toy_scorer
 from evalkit.legality.referee import audit
 from evalkit.legality.scorer import LocalBox
-from evalkit.scoring.ledger import make_receipt
 from evalkit.stream.shard import read_shard
 from evalkit.stream.tokenizer import ByteTokenizer
 
@@ -35,7 +35,7 @@ class Early(LoraTtt):
             if ids.shape[1] > 1:
                 real(index, ids)
                 seen = ids[0, 1:].numpy().astype("int32")
-                lanes.learn([(0, 0, make_receipt(1, seen, seen + 1.0, seen[:0]))])
+                lanes.learn([(0, 0, TokenLedger(seen[:0], 1).book(1, seen, seen + 1.0))])
             return real(index, ids)
 
         lanes.lane_logits = early

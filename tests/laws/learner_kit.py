@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from evalkit.adapters.base import TokenLedger
 from evalkit.adapters.info import stream_info
 from evalkit.adapters.registry import parse_adapter
 from evalkit.models.golf import GolfGPT, GolfOptions
 from evalkit.plan import Window, parse_plan
-from evalkit.scoring.ledger import make_receipt
 from evalkit.scoring.score import ScoreOptions, score
 from evalkit.stream import Stream, open_stream, open_tokenizer
 
@@ -86,7 +86,9 @@ def strict(model: Any, stream: Any, learners: list[Any], plan: str) -> np.ndarra
             for window in group:
                 out[window.lo : window.hi], state = _window(model, tokens, window, laid, state)
         booked = tokens[chunk.lo : chunk.hi].astype(np.int32)
-        receipt = make_receipt(chunk.lo, booked, out[chunk.lo : chunk.hi], tokens[: chunk.lo].astype(np.int32))
+        receipt = TokenLedger(tokens[: chunk.lo].astype(np.int32), chunk.lo).book(
+            chunk.lo, booked, out[chunk.lo : chunk.hi]
+        )
         for learner in learners:
             learner.observe(receipt)
     return out[1:]

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalkit.adapters.base import Side, StreamInfo
+from evalkit.adapters.base import Side, StreamInfo, TokenLedger
 from evalkit.adapters.registry import parse_adapter
 from evalkit.adapters.stack import Stack
-from evalkit.scoring.ledger import make_receipt
 
 EXPERTS = [
     "ppm",
@@ -106,7 +105,7 @@ class Case:
             row = stack.row(self.p[t], self.side.at(t))[-1]
             p = float(row[self.tokens[t]])
             before = self.tokens[max(0, t - 8) : t]
-            stack.observe(make_receipt(t + 1, self.tokens[t : t + 1], np.array([-math.log(p)]), before))
+            stack.observe(TokenLedger(before, t + 1).book(t + 1, self.tokens[t : t + 1], np.array([-math.log(p)])))
             booked.append(p)
             rows.append(row)
         return np.array(booked), rows

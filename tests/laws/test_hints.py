@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalkit.adapters.base import Side, StreamInfo, TokenChunk
+from evalkit.adapters.base import Side, StreamInfo, TokenChunk, TokenLedger
 from evalkit.adapters.experts.best_agree import BestAgreeSettings, word_roles
 from evalkit.adapters.experts.match import MatchSettings
 from evalkit.adapters.experts.tilt import TiltSettings
 from evalkit.adapters.registry import make_adapter, parse_adapter
 from evalkit.errors import EvalkitError, InputError
-from evalkit.scoring.ledger import make_receipt
 from tests.twins.best_agree import NaiveBestAgree
 from tests.twins.match import NaiveMatchExpert
 from tests.twins.tilt import NaiveTiltExpert
@@ -114,7 +113,7 @@ def test_strict_rows_are_the_fused_rows_and_sum_to_1(spec: str, seed: int, vocab
     expert, rows = case.expert(spec), []
     for t in range(case.n):
         rows.append(expert.row(case.p[t], case.side.at(t)))
-        expert.observe(make_receipt(t + 1, case.tokens[t : t + 1], np.array([1.0]), case.tokens[:0]))
+        expert.observe(TokenLedger(case.tokens[:0], t + 1).book(t + 1, case.tokens[t : t + 1], np.array([1.0])))
     np.testing.assert_array_equal(case.rows(case.expert(spec)), np.array(rows))
     assert max(abs(1.0 - math.fsum(row)) for row in rows) <= 1e-12
 
@@ -145,7 +144,7 @@ def test_hints_may_be_made_long_before_their_scores(spec: str, seed: int, vocab:
     np.testing.assert_array_equal(expert.score(chunk, case.p[:cut]), want[:cut])
     for t in range(cut, case.n):
         np.testing.assert_array_equal(expert.row(case.p[t], case.side.at(t)), want[t])
-        expert.observe(make_receipt(t + 1, case.tokens[t : t + 1], np.array([1.0]), case.tokens[:0]))
+        expert.observe(TokenLedger(case.tokens[:0], t + 1).book(t + 1, case.tokens[t : t + 1], np.array([1.0])))
 
 
 @each_spec
@@ -230,7 +229,7 @@ def test_scores_without_hints_and_observing_without_a_row_are_refused() -> None:
     with pytest.raises(ValueError, match="propose was called for 0"):
         expert.score(TokenChunk(np.array([2], np.int32), None, Side()), np.full((1, 5), 0.2))
     with pytest.raises(RuntimeError, match="without a row"):
-        expert.observe(make_receipt(1, np.array([2], np.int32), np.array([1.0]), np.array([], np.int32)))
+        expert.observe(TokenLedger(np.array([], np.int32), 1).book(1, np.array([2], np.int32), np.array([1.0])))
 
 
 @pytest.mark.parametrize("name", ["tilt", "match", "best_agree"])

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from learner_kit import adapters_of, tiny_model, tiny_stream
 
+from evalkit.adapters.base import TokenLedger
 from evalkit.adapters.info import stream_info
 from evalkit.errors import DivergenceError, InputError
 from evalkit.plan import parse_plan
 from evalkit.scoring import loop as loop_module
-from evalkit.scoring.ledger import make_receipt
 from evalkit.scoring.score import ScoreOptions, score
 from evalkit.scoring.scores import read_scores
 
@@ -152,7 +152,7 @@ def test_lanes_need_their_plan_and_stop_when_they_diverge(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="scores across them; give --plan document"):
         score(tiny_model(), stream, adapters_of(f"{SPEC},lanes=2"), parse_plan("disjoint:seq_len=32"))
     lanes: Any = adapters_of(f"{SPEC},lanes=2")[0].attach(tiny_model(), stream_info(stream, 0, 260))
-    receipt = make_receipt(7, np.ones(3, np.int32), np.ones(3), np.ones(2, np.int32))
+    receipt = TokenLedger(np.ones(2, np.int32), 7).book(7, np.ones(3, np.int32), np.ones(3))
     grad = torch.full((1, lanes.values.shape[1]), float("inf"))
     with pytest.raises(DivergenceError, match=r"training on booked targets 7\.\.9: .*lower lr, or set clip"):
         lanes._step(torch.tensor([1]), grad, [(0, 0, receipt)])

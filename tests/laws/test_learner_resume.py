@@ -60,10 +60,10 @@ def test_a_snapshot_taken_between_updates_holds_what_is_pending(tmp_path: Path) 
     """The learner's chunk is longer than the engine's: the snapshot carries targets that wait."""
     model, stream = tiny_model(), tiny_stream(tmp_path, 300)
     info = stream_info(stream, 0, model.vocab_size)
-    from evalkit.scoring.ledger import make_receipt
+    from evalkit.adapters.base import TokenLedger
 
     tokens = np.asarray(stream.tokens, np.int32)
-    receipts = [make_receipt(a, tokens[a : a + 30], np.ones(30), tokens[:a]) for a in range(1, 241, 30)]
+    receipts = [TokenLedger(tokens[:a], a).book(a, tokens[a : a + 30], np.ones(30)) for a in range(1, 241, 30)]
     spec = "muon_ttt:chunk=100,seq_len=32,momentum=0.5"
     one, two = parse_adapter(spec), parse_adapter(spec)
     trained, other = one.attach(model, info), two.attach(model, info)

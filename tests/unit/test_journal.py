@@ -9,18 +9,20 @@ import pytest
 
 from evalkit.errors import DivergenceError, InputError, LegalityError
 from evalkit.scoring.journal import Journal, read_journal
-from evalkit.scoring.ledger import BookedChunk, Ledger, make_receipt
+from evalkit.scoring.ledger import BookedChunk, Ledger
 from evalkit.scoring.scores import ScoreFile, read_scores
 from evalkit.scoring.state import Snapshot, load_snapshot, save_snapshot
 
 HEADER = {"fingerprint": {"model": "m", "text": "t"}, "settings": {}}
+FIRST = np.zeros(1, np.int32)
+"""Token 0 of a stream: context, never a target."""
 
 
 def booked_chunks(n: int = 3) -> list[BookedChunk]:
-    ledger, rng = Ledger(("model", "ppm")), np.random.default_rng(0)
+    ledger, rng = Ledger(("model", "ppm"), FIRST), np.random.default_rng(0)
     for i in range(n):
         nats = rng.exponential(size=(2, 10))
-        ledger.book(i, 1 + 10 * i, nats, np.repeat([i, i + 1], 5), np.full(10, 3))
+        ledger.book(i, 1 + 10 * i, np.arange(10), nats, np.repeat([i, i + 1], 5), np.full(10, 3))
     return ledger.chunks
 
 
@@ -80,10 +82,10 @@ def test_a_journal_torn_in_its_header_starts_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("lo", "word"), [(1, "twice"), (12, "out of order")])
 def test_the_ledger_books_every_target_once_in_order(lo: int, word: str) -> None:
-    ledger = Ledger(("model",))
-    ledger.book(0, 1, np.ones((1, 10)), np.zeros(10, int), np.ones(10, int))
+    ledger = Ledger(("model",), FIRST)
+    ledger.book(0, 1, np.arange(10), np.ones((1, 10)), np.zeros(10, int), np.ones(10, int))
     with pytest.raises(LegalityError, match=word):
-        ledger.book(1, lo, np.ones((1, 10)), np.zeros(10, int), np.ones(10, int))
+        ledger.book(1, lo, np.arange(10), np.ones((1, 10)), np.zeros(10, int), np.ones(10, int))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -91,20 +93,7 @@ def test_a_score_that_is_not_finite_names_its_target(bad: float) -> None:
     nats = np.ones((2, 10))
     nats[1, 4] = bad
     with pytest.raises(DivergenceError, match="stage 'ppm' gave target 5"):
-        Ledger(("model", "ppm")).book(0, 1, nats, np.zeros(10, int), np.ones(10, int))
-
-
-def test_only_a_ledger_makes_receipts() -> None:
-    from evalkit.adapters.base import Receipt
-
-    tokens, nats = np.arange(3, dtype=np.int32), np.zeros(3)
-    with pytest.raises(TypeError, match="ledger"):
-        Receipt(0, 3, tokens, nats, tokens, mint=object())
-    stream = np.arange(100, dtype=np.int32)
-    receipt = make_receipt(10, stream[10:13], nats, stream[:10])
-    assert receipt.tokens.base is None
-    assert receipt.context.base is None
-    assert receipt.context.tolist() == list(range(10))
+        Ledger(("model", "ppm"), FIRST).book(0, 1, np.arange(10), nats, np.zeros(10, int), np.ones(10, int))
 
 
 def test_snapshots_fall_back_to_the_last_sound_one(tmp_path: Path) -> None:

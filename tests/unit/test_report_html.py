@@ -84,8 +84,8 @@ def make(
     stream = Stream(tokens, open_tokenizer("byte"), starts, np.array(lengths), names, "text", ("memory",))
     stages, n = ("model", *adapters), stream.n_targets
     nats = 3.0 + np.cumsum(draw.normal(-0.02, 0.3, (len(stages), n)), axis=0)
-    ledger = Ledger(stages)
-    ledger.book(0, 1, nats, stream.doc_of_target(1, n + 1), stream.target_bytes(1, n + 1))
+    ledger = Ledger(stages, tokens[:1])
+    ledger.book(0, 1, tokens[1:], nats, stream.doc_of_target(1, n + 1), stream.target_bytes(1, n + 1))
     table = DocumentTable.from_chunks(ledger.chunks, len(stages))
     described = [{"adapter": a, "settings": {}} for a in adapters]
     counts = Calibration(stages)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from evalkit.adapters.base import Receipt
+from evalkit.adapters.base import Receipt, TokenLedger
 from evalkit.adapters.learners.full_ttt import FullTttSettings
 from evalkit.adapters.learners.muon_ttt import MuonTttSettings
 from evalkit.adapters.learners.newton_schulz import orthogonalise
@@ -19,7 +19,6 @@ from evalkit.adapters.learners.ttt_flat import FlatParams
 from evalkit.adapters.learners.ttt_muon import MuonStep
 from evalkit.adapters.learners.ttt_optim import AdamW, Sgd
 from evalkit.adapters.learners.ttt_windows import same_length, training_windows
-from evalkit.scoring.ledger import make_receipt
 from tests.twins.newton_schulz import orthogonalise_by_svd
 from tests.twins.ttt_windows import context_of_target
 
@@ -52,8 +51,8 @@ def test_batches_hold_one_length_and_every_window(shape: tuple[int, int, int, in
 
 def receipt(lo: int, hi: int) -> Receipt:
     """Token t is t; nats are minus the position."""
-    return make_receipt(
-        lo, np.arange(lo, hi, dtype=np.int32), -np.arange(lo, hi, dtype=float), np.arange(lo, dtype=np.int32)
+    return TokenLedger(np.arange(lo, dtype=np.int32), lo).book(
+        lo, np.arange(lo, hi, dtype=np.int32), -np.arange(lo, hi, dtype=float)
     )
 
 

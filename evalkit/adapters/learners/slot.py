@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from evalkit.adapters.base import Settings, StreamInfo
+from evalkit.adapters.base import KEEP_CONTEXT, Settings, StreamInfo
 from evalkit.adapters.learners.ttt import ChunkLearner, at_least, positive
-from evalkit.adapters.learners.ttt_clock import MAX_CONTEXT, Booked
+from evalkit.adapters.learners.ttt_clock import Booked
 from evalkit.errors import DivergenceError, InputError
 from evalkit.plan import Window
 
@@ -73,8 +73,8 @@ class SlotSettings(Settings, frozen=True):
             raise InputError(
                 f"{owner}: form=steps fits one delta, got the scopes {list(self.scope)}; give scope=[stream]"
             )
-        if self.seq_len > MAX_CONTEXT:
-            raise InputError(f"{owner}: seq_len is at most {MAX_CONTEXT} tokens, got {self.seq_len}")
+        if self.seq_len > KEEP_CONTEXT:
+            raise InputError(f"{owner}: seq_len is at most {KEEP_CONTEXT} tokens, got {self.seq_len}")
 
 
 class Slot(ChunkLearner):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from evalkit.adapters.base import Receipt, Settings, StreamInfo
+from evalkit.adapters.base import KEEP_CONTEXT, Receipt, Settings, StreamInfo
 from evalkit.adapters.learners.ranks import SOLO, Ranks
-from evalkit.adapters.learners.ttt_clock import MAX_CONTEXT, Booked, ChunkClock
+from evalkit.adapters.learners.ttt_clock import Booked, ChunkClock
 from evalkit.adapters.learners.ttt_windows import Int64, batch_nats, same_length, training_windows
 from evalkit.errors import DivergenceError, EvalkitError, InputError
 from evalkit.plan import Window
@@ -68,9 +68,9 @@ class TttSettings(Settings, frozen=True):
                 f"{owner}: overlap {self.overlap} leaves no target in a sequence of seq_len {self.seq_len} tokens; "
                 f"choose overlap <= {self.seq_len - 1}"
             )
-        if self.seq_len > MAX_CONTEXT:
+        if self.seq_len > KEEP_CONTEXT:
             raise InputError(
-                f"{owner}: seq_len is at most {MAX_CONTEXT} tokens (what a receipt carries), got {self.seq_len}"
+                f"{owner}: seq_len is at most {KEEP_CONTEXT} tokens (what a receipt carries), got {self.seq_len}"
             )
         if self.schedule == "cosine" and self.horizon == 0:
             raise InputError(

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evalkit.adapters.base import Float64, Receipt
+from evalkit.adapters.base import KEEP_CONTEXT, Float64, Receipt
 from evalkit.adapters.learners.ttt_windows import Int64
 from evalkit.errors import EvalkitError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-MAX_CONTEXT = 8192
-"""Booked tokens that a receipt carries before its chunk: training sequences cannot reach further back."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,8 @@ class ChunkClock:
     """``chunk`` targets a tick (0: every receipt), on a grid that counts from the stream's first target."""
 
     def __init__(self, chunk: int, keep: int) -> None:
-        """``keep``: context tokens to hold before the pending targets (at most MAX_CONTEXT)."""
-        self.chunk, self.keep = chunk, min(keep, MAX_CONTEXT)
+        """``keep``: context tokens to hold before the pending targets (at most KEEP_CONTEXT, what a receipt carries)."""
+        self.chunk, self.keep = chunk, min(keep, KEEP_CONTEXT)
         self._next = 0
         self._clear()
 

@@ -11,20 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.adapters.base import Float64, StreamInfo
+from evalkit.adapters.base import TOKEN_CONTEXT, Float64, Receipt, StreamInfo, TokenLedger
 from evalkit.adapters.stack import Stack
 from evalkit.legality.certificate.walk import Step
 from evalkit.legality.engine.setup import Setup, is_learner
 from evalkit.models.forward import BatchRows
 from evalkit.plan import Window
-from evalkit.scoring.ledger import make_receipt
-
-CONTEXT = 8192
-"""Booked tokens that a learner's receipt carries, as in the loop."""
 
 
 class Stepper:
-    """The strict path of a setup: ``row(step)`` before a target is known, ``book(token)`` after."""
+    """The strict path of a setup: ``row(step)`` before a target is known, ``book(token)`` after.
+
+    Three clocks, three ledgers: experts learn a booked target, learners a booked chunk, a document its booked pieces.
+    """
 
     def __init__(self, setup: Setup, info: StreamInfo) -> None:
         self.setup, self.info = setup, info
@@ -38,8 +37,10 @@ class Stepper:
         self._lanes: Any = self.model if setup.lanes else None
         self.tokens = [info.first_token]
         self.nats: list[float] = []
-        self._chunk_from = 1
-        self._piece = (0, 1)
+        first = np.array([info.first_token])
+        self._targets, self._chunks = TokenLedger(first, keep=TOKEN_CONTEXT), TokenLedger(first)
+        self._document = TokenLedger(first)
+        self._piece = 0
         self._state: Any = None
         self._begun = 0
 
@@ -60,39 +61,37 @@ class Stepper:
     def book(self, token: int, row: Float64) -> float:
         """Take the target of the row; returns its cost in nats."""
         nats = float(-np.log(row[token]))
-        t = len(self.tokens)
-        before = np.array(self.tokens[-64:], dtype=np.int32)
-        one = np.array([token], dtype=np.int32)
-        self.stack.observe(make_receipt(t, one, np.array([nats]), before))
+        self.stack.observe(self._targets.book(len(self.tokens), np.array([token]), np.array([nats])))
         self.tokens.append(token)
         self.nats.append(nats)
         return nats
 
     def _learn(self, t: int) -> None:
-        """Hand the booked chunk [_chunk_from, t) to the learners."""
-        lo = self._chunk_from
-        tokens = np.array(self.tokens[lo:t], dtype=np.int32)
-        before = np.array(self.tokens[max(0, lo - CONTEXT) : lo], dtype=np.int32)
-        receipt = make_receipt(lo, tokens, np.array(self.nats[lo - 1 : t - 1]), before)
+        """Hand the booked chunk that ends before target t to the learners."""
+        receipt = self._book_until(self._chunks, t)
         for learner in self.learners:
             learner.observe(receipt)
-        self._chunk_from = t
+
+    def _book_until(self, ledger: TokenLedger, t: int) -> Receipt:
+        """Book what a slower clock has not booked yet of the targets before t."""
+        lo = ledger.next_target
+        return ledger.book(lo, np.array(self.tokens[lo:t]), np.array(self.nats[lo - 1 : t - 1]))
 
     def _lane(self, step: Step) -> None:
         """A fresh state where a document begins; one step on the piece [lo, t) of a window where the next piece does."""
-        lanes, (start, lo), t = self._lanes, self._piece, step.t
+        lanes, start, t = self._lanes, self._piece, step.t
         if step.start < 0:
             return
         if step.document:
             lanes.start(0)
+            self._document = TokenLedger(np.array(self.tokens[step.start : t]), t)
         elif step.learn:
             import torch
 
-            tokens = np.array(self.tokens[lo:t], dtype=np.int32)
-            receipt = make_receipt(lo, tokens, np.array(self.nats[lo - 1 :]), np.array(self.tokens[start:lo], np.int32))
+            receipt = self._book_until(self._document, t)
             lanes.lane_logits([0], torch.tensor([self.tokens[start : t - 1]], device=lanes.device))
-            lanes.learn([(0, lo - start - 1, receipt)])
-        self._piece = (step.start, t)
+            lanes.learn([(0, receipt.lo - start - 1, receipt)])
+        self._piece = step.start
         self.model = lanes.reading(0)
 
     def _feed(self, step: Step) -> Any:

@@ -15,7 +15,7 @@ from evalkit.errors import InputError
 from evalkit.legality.scorer import Int64
 from evalkit.models.lanes import open_forward
 from evalkit.plan import Chunk, Plan
-from evalkit.scoring.ledger import Ledger, make_receipt
+from evalkit.scoring.ledger import Ledger
 from evalkit.scoring.loop import Loop
 from evalkit.scoring.sentinel import Sentinel
 from evalkit.stream import Stream
@@ -137,8 +137,11 @@ def assemble(setup: Setup, stream: Stream, sentinel: Sentinel | None = None, fir
     model, kept = setup.model, Nats()
     for learner in learners:
         model = learner.attach(model, info)
-    forward = open_forward(model, setup.plan, stream, stack.needs, info.groups, setup.batch_tokens, make_receipt)
-    watch, ledger = sentinel or Sentinel(setup.seed, stages, enabled=False), Ledger(stages, first_target)
+    forward = open_forward(model, setup.plan, stream, stack.needs, info.groups, setup.batch_tokens)
+    watch, ledger = (
+        sentinel or Sentinel(setup.seed, stages, enabled=False),
+        Ledger(stages, stream.tokens[:first_target]),
+    )
     loop = Loop(stream, forward, stack, learners, ledger, watch, scores=kept)  # pyright: ignore[reportArgumentType]
     return Assembly(loop, kept)
 
