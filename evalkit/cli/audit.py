@@ -43,6 +43,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--html", metavar="F", help="write a page with the evidence drawn")
     parser.add_argument("--seconds", type=float, metavar="N", help="time to probe (default 120; 600 with --deep)")
     parser.add_argument(
+        "--probes",
+        type=int,
+        metavar="N",
+        help="calls of 128 tokens in place of seconds: the same questions on any machine",
+    )
+    parser.add_argument(
         "--deep", action="store_true", help="longer streams, more positions; of a run, replay all of it"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of streams and positions (default 0)")
@@ -86,6 +92,10 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, flag)
         if value is not None and value <= least:
             raise InputError(f"--{flag} must be more than {least:g} seconds, got {value:g}")
+    if args.probes is not None and args.probes < 1:
+        raise InputError(f"--probes must be 1 or more, got {args.probes}")
+    if args.probes is not None and args.seconds is not None:
+        raise InputError("give --seconds or --probes, not both")
     if args.memory_gb < 0:
         raise InputError(f"--memory-gb must be 0 (no limit) or more, got {args.memory_gb:g}")
     if args.seed < 0:
@@ -182,7 +192,8 @@ def _engine(args: argparse.Namespace, kind: str) -> int:
     if args.reproduce:
         return _reproduce(worlds(setup), args)
     checks = [] if run is None else run_checks(Path(args.target), run, setup, stream, whole=args.deep)
-    options = {"ruleset": args.ruleset or "strict", "seconds": _seconds(args), "seed": args.seed, "checks": checks}
+    options: dict[str, Any] = {"ruleset": args.ruleset or "strict", "seconds": _seconds(args), "probes": args.probes}
+    options |= {"seed": args.seed, "checks": checks}
     return _say(audit_setup(setup, stream, target=args.target, **options), args)
 
 
@@ -194,12 +205,13 @@ def _audit(target: Target, args: argparse.Namespace) -> Verdict:
     tokens = target.tokens
     if args.vocab_tokens:
         tokens = read_tokens(args.vocab_tokens, target.box.facts.vocab_size)
-    quick = target.specimen is not None and args.seconds is None and not args.deep
+    quick = target.specimen is not None and args.seconds is None and args.probes is None and not args.deep
     return audit(
         target.box,
         target=target.name,
         ruleset=args.ruleset or target.ruleset or "strict",
         seconds=_seconds(args),
+        probes=args.probes,
         effort=QUICK if quick else None,
         seed=args.seed,
         tokens=tokens,

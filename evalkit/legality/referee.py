@@ -26,21 +26,24 @@ def audit(
     target: str = "",
     ruleset: str = "strict",
     seconds: float = efforts.DEFAULT_SECONDS,
+    probes: float | None = None,
     effort: Effort | None = None,
     seed: int = 0,
     tokens: Int64 | None = None,
 ) -> Verdict:
     """Audit one black box.
 
-    seconds: how long to probe (a plan is made from two timed calls); ignored when ``effort`` is given.
+    seconds: how long to probe (a plan is made from two timed calls).  probes: how many calls of 128 tokens in place of
+    seconds, so that a busy machine asks no less.  effort: one round of exactly this; both are then ignored.
     tokens: int64 [N], real tokens of the scorer's kind; they are probed too, and searched for text known by heart.
     Never raises for what the scorer does; InputError for an unknown ruleset.
     """
     rules, start = find_rules(ruleset), time.monotonic()
-    lab = Lab(box, np.random.default_rng(seed), effort or efforts.QUICK)
+    clock = time.monotonic if probes is None else efforts.probe_clock([box])
+    lab = Lab(box, np.random.default_rng(seed), effort or efforts.QUICK, clock=clock)
     lab.order = "order" in box.facts.faces and rules["stream-order"].severity == "report"
     verdict = Verdict(target=target, ruleset=ruleset, vocab_size=box.facts.vocab_size, seed=seed)
-    verdict.reason = investigate(lab, tokens, None if effort is not None else seconds)
+    verdict.reason = investigate(lab, tokens, None if effort is not None else probes or seconds)
     verdict.track = lab.track
     conclude(lab, rules, verdict)
     verdict.seconds = round(time.monotonic() - start, 3)
@@ -50,9 +53,9 @@ def audit(
 def investigate(lab: Lab, tokens: Int64 | None, seconds: float | None) -> str:
     """Ask everything of one black box; findings, confirmed and shrunk, are in ``lab``.
 
-    seconds: plan rounds for so long; None: one round of ``lab.effort``.  Returns "" or why it ended early.
+    seconds: plan rounds for so long by ``lab.clock``; None: one round of ``lab.effort``.  Returns "" or why it ended early.
     """
-    start, reason = time.monotonic(), ""
+    start, reason = lab.clock(), ""
     try:
         _handshake(lab)
         _declarations(lab, tokens)
@@ -65,7 +68,7 @@ def investigate(lab: Lab, tokens: Int64 | None, seconds: float | None) -> str:
     except ScorerFault as fault:
         reason = f"{fault.kind}: {fault}"
         _keep_fault(lab, fault)
-    lab.deadline = None if seconds is None else time.monotonic() + 0.25 * seconds
+    lab.deadline = None if seconds is None else lab.clock() + 0.25 * seconds
     lab.findings = [_shrunk(lab, f) for f in lab.findings]
     return reason
 
@@ -92,11 +95,11 @@ def _rounds(lab: Lab, tokens: Int64 | None, deadline: float) -> None:
     """Rounds planned from measured speed, until the time is used or enough was asked."""
     lab.deadline = deadline
     while not lab.late():
-        left = deadline - time.monotonic()
-        lab.effort = efforts.plan(efforts.measure(lab.box, lab.rng), lab.vocab_size, left)
+        left = deadline - lab.clock()
+        lab.effort = efforts.plan(efforts.measure(lab.box, lab.rng, lab.clock), lab.vocab_size, left)
         _round(lab, tokens)
         enough = lab.full_forks >= efforts.ENOUGH_FORKS and len(lab.cuts) >= efforts.ENOUGH_CUTS
-        used_up = deadline - time.monotonic() < 0.3 * left
+        used_up = deadline - lab.clock() < 0.3 * left
         if enough or used_up or lab.found("causal", "suffix") or lab.found("normalised", "mass"):
             break
 
@@ -124,7 +127,7 @@ def _ordinary(lab: Lab, i: int, stream: Stream) -> None:
 def _stream_order(lab: Lab) -> None:
     """Judged in the declared order: say so, and say what stream order would have shown."""
     stream = textlike(lab.rng, lab.vocab_size, lab.bos, lab.effort.length)
-    apart = Lab(lab.box, lab.rng, lab.effort, lab.deadline, lab.tolerance)
+    apart = Lab(lab.box, lab.rng, lab.effort, lab.deadline, lab.clock, lab.tolerance)
     suffix.sweep(apart, Scored(stream, lab.box.score(stream.tokens)), 12)
     seen = "scores of earlier tokens move with later ones" if apart.found("causal") else "no dependence was seen"
     lab.notes.append(f"judged in the declared processing order; in stream order {seen}")

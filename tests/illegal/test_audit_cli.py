@@ -69,10 +69,10 @@ def test_the_page_needs_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_stranger_in_its_own_process(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = said(capsys, "audit", f"{HOSTILE}:Uniform", "--seconds", "2")
+    code, out, _ = said(capsys, "audit", f"{HOSTILE}:Uniform", "--probes", "300")
     assert code == 0
     assert out.startswith("legal")
-    code, out, err = said(capsys, "audit", f"{HOSTILE}:Leaves", "--seconds", "2")
+    code, out, err = said(capsys, "audit", f"{HOSTILE}:Leaves", "--probes", "300")
     assert code == 1
     assert out.startswith("inconclusive")
     assert "I am leaving" in out
@@ -89,6 +89,8 @@ def test_a_stranger_in_its_own_process(capsys: pytest.CaptureFixture[str]) -> No
         (("missing.toml",), "no such file"),
         (("zoo:A4", "--ruleset", "strct"), "did you mean 'strict'"),
         (("zoo:A4", "--seconds", "-1"), "--seconds must be more than 0"),
+        (("zoo:A4", "--probes", "0"), "--probes must be 1 or more"),
+        (("zoo:A4", "--probes", "9", "--seconds", "9"), "not both"),
         (("zoo:A4", "--memory-gb", "-1"), "--memory-gb must be 0"),
         (("zoo:A4", "--reproduce", "{}"), "not a probe"),
         (("zoo:A4", "--reproduce", "nowhere.json"), "neither a probe nor a verdict"),

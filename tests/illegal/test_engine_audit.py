@@ -116,7 +116,7 @@ def run_folder(checkpoint: Path, text: Path, tmp_path_factory: pytest.TempPathFa
 
 def verdict_of(folder: Path, tmp_path: Path, *more: str) -> tuple[int, dict]:
     path = tmp_path / "verdict.json"
-    code = main(["audit", str(folder), "--seconds", "6", "--json", str(path), *more])
+    code = main(["audit", str(folder), "--probes", "240", "--json", str(path), *more])
     return code, json.loads(path.read_text())
 
 
@@ -174,7 +174,7 @@ def test_the_sentinel_stops_and_the_audit_explains(
     assert "withheld" in said
     assert "target" in said
     assert (tmp_path / "run" / "journal.jsonl").read_text().count("\n") == 1, "the header and no chunk"
-    assert main(["audit", f"{cheats}:Peek", "--seconds", "6", "--json", str(tmp_path / "v.json")]) == 1
+    assert main(["audit", f"{cheats}:Peek", "--probes", "240", "--json", str(tmp_path / "v.json")]) == 1
     evidence = json.loads((tmp_path / "v.json").read_text())["evidence"]
     assert {e["law"] for e in evidence} >= {"causal"}
     capsys.readouterr()

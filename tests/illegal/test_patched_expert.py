@@ -98,7 +98,7 @@ def test_a_gate_at_every_thousandth_target_is_met_by_the_audit(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Ppm, "score", now_and_then)
-    assert main(["audit", "ppm", "--seconds", "2", "--json", str(tmp_path / "v.json")]) == 1
+    assert main(["audit", "ppm", "--probes", "100", "--json", str(tmp_path / "v.json")]) == 1
     found = json.loads((tmp_path / "v.json").read_text())
     first = next(e for e in found["evidence"] if e["law"] == "causal")
     assert first["position"] % 1000 == 8
@@ -123,7 +123,7 @@ def test_a_patched_copy_of_the_checkout(checkpoint: Path, text: Path, tmp_path: 
     done = run("eval", *flags(checkpoint, text, tmp_path / "run"))
     assert done.returncode == 1
     assert "causal: stage 'ppm'" in done.stderr
-    done = run("audit", "ppm", "--seconds", "2")
+    done = run("audit", "ppm", "--probes", "100")
     assert done.returncode == 1
     commands = [row.strip() for row in done.stdout.splitlines() if row.strip().startswith("evalkit audit")]
     again = run(*shlex.split(commands[0])[1:])

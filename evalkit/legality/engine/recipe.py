@@ -73,32 +73,38 @@ def audit_setup(
     target: str,
     ruleset: str = "strict",
     seconds: float = efforts.DEFAULT_SECONDS,
+    probes: float | None = None,
     seed: int = 0,
     checks: list[Check] | None = None,
 ) -> Verdict:
-    """Audit a model with adapters and plan on its text.  ``checks``: what a caller has already looked at."""
+    """Audit a model with adapters and plan on its text.  ``checks``: what a caller has already looked at.
+
+    seconds, probes: as in :func:`evalkit.legality.referee.audit`.
+    """
     rules, start = find_rules(ruleset), time.monotonic()
     boxes, rng = worlds(setup), np.random.default_rng(seed)
+    clock = time.monotonic if probes is None else efforts.probe_clock(list(boxes.values()))
+    budget, began = probes or seconds, clock()
     before = weights_digest(setup.model)
     lab = Lab(boxes[""], rng, efforts.QUICK, withheld=True)
     verdict = Verdict(target=target, ruleset=ruleset, vocab_size=setup.model.vocab_size, seed=seed)
     verdict.track = {"name": "A", "memory_tokens": setup.plan.context, "stream_tokens": stream.n_targets + 1}
     tokens = np.asarray(stream.tokens[: 1 << 20], dtype=np.int64)
     if "toy" in boxes:
-        toy = Lab(boxes["toy"], rng, efforts.QUICK)
-        verdict.reason = investigate(toy, None, 0.45 * seconds)
+        toy = Lab(boxes["toy"], rng, efforts.QUICK, clock=clock)
+        verdict.reason = investigate(toy, None, 0.45 * budget)
         verdict.track = toy.track
         merge(lab, toy, "toy")
-    short = Lab(boxes["short"], rng, Effort())
-    until = time.monotonic() + 0.3 * seconds
+    short = Lab(boxes["short"], rng, Effort(), clock=clock)
+    until = clock() + 0.3 * budget
     texts = slices(tokens, 640, 4, rng)
     if setup.lanes:
         texts = [*texts[:2], *heads(tokens, setup.tokenizer.bos_id, 640, 2, rng)]
     verdict.reason = verdict.reason or probe_text(short, texts, 32, until)
     merge(lab, short, "short")
     length = min(len(tokens), setup.chunked() + setup.plan.context + 1)
-    full = Lab(boxes[""], rng, Effort())
-    verdict.reason = verdict.reason or probe_text(full, slices(tokens, length, 1, rng), 4, start + seconds)
+    full = Lab(boxes[""], rng, Effort(), clock=clock)
+    verdict.reason = verdict.reason or probe_text(full, slices(tokens, length, 1, rng), 4, began + budget)
     merge(lab, full, "")
     verdict.checks = [*setup_checks(setup, stream), *(checks or [])]
     verdict.checks.append(_put_back(before, weights_digest(setup.model)))

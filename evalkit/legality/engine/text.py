@@ -6,7 +6,6 @@ it: the engine computes them without the target, and the black box on the toy mo
 
 from __future__ import annotations
 
-import time
 
 import numpy as np
 
@@ -53,7 +52,7 @@ def _plain(tokens: Int64, name: str) -> Stream:
 
 
 def probe_text(lab: Lab, streams: list[Stream], cuts: int, deadline: float) -> str:
-    """Strict replays and suffix replays of real slices until ``deadline`` (time.monotonic); "" or why it ended early."""
+    """Strict replays and suffix replays of real slices until ``deadline`` of ``lab.clock``; "" or why it ended early."""
     lab.deadline, reason = deadline, ""
     try:
         sanity.handshake(lab, streams[0].tokens[:64])
@@ -67,7 +66,7 @@ def probe_text(lab: Lab, streams: list[Stream], cuts: int, deadline: float) -> s
             suffix.sweep(lab, scored, cuts // len(streams) + (i < cuts % len(streams)))
     except ScorerFault as fault:
         reason = f"{fault.kind}: {fault}"
-    lab.deadline = time.monotonic() + max(5.0, deadline - time.monotonic())
+    lab.deadline = lab.clock() + max(5.0, deadline - lab.clock())
     lab.findings = [shrink(lab, f) for f in lab.findings]
     return reason
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.legality.effort import Effort
+from evalkit.legality.effort import Clock, Effort
 from evalkit.legality.probes.probe import Outcome, Probe
 from evalkit.legality.probes.streams import Stream
 from evalkit.legality.probes.tolerance import Tolerance
@@ -61,6 +61,9 @@ class Lab:
     rng: np.random.Generator
     effort: Effort
     deadline: float | None = None
+    """Reading of ``clock`` after which nothing new is asked; None: never."""
+    clock: Clock = time.monotonic
+    """Seconds, or probes (:func:`evalkit.legality.effort.probe_clock`)."""
     tolerance: Tolerance = field(default_factory=Tolerance)
     order: bool = False
     """Probe in the declared processing order."""
@@ -99,7 +102,7 @@ class Lab:
 
     def late(self) -> bool:
         """Is the time for probing over?"""
-        return self.deadline is not None and time.monotonic() > self.deadline
+        return self.deadline is not None and self.clock() > self.deadline
 
     def found(self, law: str, test: str | None = None) -> bool:
         """Is there a finding under this law (by this test)?"""
