@@ -6,7 +6,6 @@ it: the engine computes them without the target, and the black box on the toy mo
 
 from __future__ import annotations
 
-
 import numpy as np
 
 from evalkit.legality.probes import declared, sanity, strict, suffix
