@@ -29,6 +29,9 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="FILE.model, tokenizer.json, 'byte' or 'bytes:separator=0' (default: the checkpoint's)",
     )
     parser.add_argument(
+        "--trust-causal", action="store_true", default=None, help="do not ask whether later tokens move earlier rows"
+    )
+    parser.add_argument(
         "--lossy",
         action="store_true",
         default=None,

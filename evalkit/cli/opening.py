@@ -56,6 +56,7 @@ def open_run(run: dict[str, Any], tokenizer: str | None = None) -> tuple[Setup, 
     bundled = said.get("checkpoint") in (None, "bundled")
     settings = RunSettings(
         checkpoint=None if bundled else said["checkpoint"],
+        trust_causal=bool(said.get("trust_causal")),
         tokenizer=tokenizer or _named_tokenizer(said.get("tokenizer")),
         text=list(said.get("text") or []),
         lossy=bool(said.get("lossy")),
@@ -111,7 +112,7 @@ def open_bare(settings: dict[str, Any], checkpoint: str, tokenizer_model: bytes 
     _calm()
     require_torch()
     device = choose_device(settings["device"], settings["threads"])
-    model = open_checkpoint(checkpoint, device=device)
+    model = open_checkpoint(checkpoint, device=device, trust_causal=True)  # a decoder has no later tokens
     tokenizer = open_tokenizer(tokenizer_model if tokenizer_model is not None else model.tokenizer_model)
     adapters = tuple(make_adapter(name, raw) for name, raw in settings["adapters"])
     plan = parse_plan(settings["plan"])

@@ -120,7 +120,9 @@ def _serve_until_stopped(args: argparse.Namespace) -> int:
     job = _job(recipe, args.out)
     adapters = [make_adapter(name, raw) for name, raw in recipe.adapters]
     learners = [a for a in adapters if not hasattr(a, "row")]
-    code = Server(job, lambda: open_checkpoint(recipe.run.checkpoint, device=job.device), learners).serve()
+    code = Server(
+        job, lambda: open_checkpoint(recipe.run.checkpoint, device=job.device, trust_causal=True), learners
+    ).serve()
     if code == 0:
         job.close()
     return code

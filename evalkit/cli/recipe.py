@@ -30,6 +30,8 @@ class RunSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     checkpoint: str | None = None
     """FILE[:key=value,...] or module:Class; the bundled checkpoint when absent."""
+    trust_causal: bool = False
+    """Do not ask at opening whether later tokens move the model's earlier rows."""
     tokenizer: str | None = None
     """SentencePiece model file, or "byte"; what travels with the checkpoint when absent."""
     lossy: bool = False

@@ -36,7 +36,7 @@ def open_parts(recipe: Recipe) -> tuple[Any, Any, Any, list[Any]]:
     plan = parse_plan(run.plan) if run.plan else None
     adapters = [make_adapter(name, raw) for name, raw in recipe.adapters]
     device = choose_device(run.device, run.threads)
-    model = open_checkpoint(run.checkpoint, device=device)
+    model = open_checkpoint(run.checkpoint, device=device, trust_causal=run.trust_causal)
     tokenizer, note = choose_tokenizer(run.tokenizer, run.checkpoint, model)
     text = run.text or [ASSETS / "sample.jsonl.xz"]
     stream = open_stream(text, tokenizer, limit_targets=run.limit_tokens, lossy=run.lossy)
@@ -164,6 +164,7 @@ def execute(
         ranks=run.nproc if lead is not None and lead.ties_ranks else "any",
         extra={
             "checkpoint": run.checkpoint or "bundled",
+            "trust_causal": run.trust_causal,
             "tokenizer": stream.tokenizer.name,
             "lossy": run.lossy,
             "text": list(stream.sources),

@@ -46,12 +46,23 @@ def _door(target: str) -> Any:
     return door
 
 
-def open_checkpoint(spec: str | Path | None, *, device: str = "cpu") -> Any:
-    """``FILE[:key=value,...]``, ``module:Class[:key=value]``, ``hf:ORG/NAME`` or None (the bundled one) -> Model."""
+def open_checkpoint(spec: str | Path | None, *, device: str = "cpu", trust_causal: bool = False) -> Any:
+    """``FILE[:key=value,...]``, ``module:Class[:key=value]``, ``hf:ORG/NAME`` or None (the bundled one) -> Model.
+
+    Raises InputError, also when the model is not causal (:mod:`evalkit.models.causality`); ``trust_causal`` does not ask.
+    """
     require_torch()
-    if spec is None:
-        spec = BUNDLED
-    name, options = split_spec(str(spec))
+    spec = BUNDLED if spec is None else spec
+    model = _open(str(spec), device)
+    if not trust_causal:
+        from evalkit.models.causality import require_causal
+
+        require_causal(model, Path(str(spec)).name)
+    return model
+
+
+def _open(spec: str, device: str) -> Any:
+    name, options = split_spec(spec)
     if name.startswith("hf:"):
         return _import(BUILT_IN["hf"]).load(name, device=device, **options)
     path = Path(name).expanduser()

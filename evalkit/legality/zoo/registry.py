@@ -25,12 +25,13 @@ MODULES = (
     "coverage",
     "like_learners",
     "like_experts",
+    "model",
 )
 
 
 @cache
 def specimens() -> dict[str, Specimen]:
-    """Every specimen by id, in the order A, B, D, P, L and by number; our own adapters (O-NAME) last."""
+    """Every specimen by id, in the order A, B, D, P, M, L and by number; our own adapters (O-NAME) last."""
     found = [*own_specimens()]
     found += [s for name in MODULES for s in import_module(f"evalkit.legality.zoo.{name}").SPECIMENS]
     return {s.id: s for s in sorted(found, key=_rank)}
@@ -42,7 +43,7 @@ def _rank(specimen: Specimen) -> tuple[int, int, str]:
     found = re.fullmatch(r"([A-Z])(\d+)(\w*)", specimen.id)
     assert found is not None
     letter, number, rest = found.groups()
-    return "ABDPL".index(letter), int(number), rest
+    return "ABDPML".index(letter), int(number), rest
 
 
 def find(name: str) -> tuple[Specimen, Callable[[], Any], str]:

@@ -23,6 +23,8 @@ class Specimen:
     """Other laws that the same evidence breaks."""
     sources: tuple[int, ...] = ()
     """Pull requests and issues of openai/parameter-golf."""
+    elsewhere: tuple[str, ...] = ()
+    """The same of other repositories, "owner/name#number"."""
     ruleset: str = "strict"
     tokens: Callable[[], Any] | None = None
     """Validation tokens that the audit is given, where a specimen is about them."""
