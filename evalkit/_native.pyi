@@ -6,6 +6,8 @@ import numpy.typing as npt
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Uint32 = npt.NDArray[np.uint32]
+Uint64 = npt.NDArray[np.uint64]
+Bool = npt.NDArray[np.bool_]
 
 def exp(logp: Float64) -> Float64:
     """libm exp, one element at a time: the same bits whatever the shape.  Any number of dimensions."""
@@ -161,6 +163,32 @@ class Temperature:
     @property
     def bytes(self) -> int: ...
 
+class CountedCorpus:
+    def __init__(self, *, tokens: Int32, vocab: int, max_order: int, bytes: int) -> None:
+        """Counts tokens int32 [n], the first as context only; ValueError when memory does not hold the empty table."""
+
+    @property
+    def counted(self) -> int:
+        """Tokens that were counted: n - 1, or fewer when memory was full."""
+
+    @property
+    def grams(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+def word_sequences(text: bytes) -> Uint64:
+    """64-bit hashes of all sequences of 13 words, in order: uint64 [n]."""
+
+class SequenceSet:
+    def __init__(self, wanted: Uint64) -> None:
+        """wanted: distinct hashes, uint64 [n]."""
+
+    def read(self, text: bytes) -> None:
+        """Take note of the sequences of one text."""
+
+    def seen(self) -> Bool:
+        """Which of ``wanted`` were in a text: bool [n]."""
+
 class LearnedPpm:
     def __init__(
         self,
@@ -175,8 +203,13 @@ class LearnedPpm:
         expected_tokens: int,
         fast: float = 0.0,
         discount: float = 0.0,
+        corpus: CountedCorpus | None = None,
+        corpus_orders: list[int] = ...,
     ) -> None:
-        """fast: plain rate of the bias that forgets.  discount: 0 where counts are occurrences."""
+        """fast: plain rate of the bias that forgets.  discount: 0 where counts are occurrences.
+
+        corpus and corpus_orders come together; the corpus was counted for this vocabulary and at least these orders.
+        """
 
     def begin(self, first_token: int) -> None: ...
     def score(

@@ -5,6 +5,7 @@ namespace py = pybind11;
 
 void bind_agree(py::module_& m);
 void bind_bias(py::module_& m);
+void bind_corpus(py::module_& m);
 void bind_floats(py::module_& m);
 void bind_hedge(py::module_& m);
 void bind_match(py::module_& m);
@@ -16,6 +17,7 @@ PYBIND11_MODULE(_native, m) {
     m.doc() = "The kernels of evalkit: plain C++ behind checked arrays.";
     bind_agree(m);
     bind_bias(m);
+    bind_corpus(m);  // before bind_ppm: a default of its arguments is one
     bind_floats(m);
     bind_hedge(m);
     bind_match(m);

@@ -5,6 +5,7 @@
 #include "../core/ppm_dirichlet.hpp"
 #include "../core/ppm_learned.hpp"
 #include "checks.hpp"
+#include "corpus.hpp"
 
 namespace evalkit::bind {
 namespace {
@@ -133,7 +134,8 @@ void bind_learned(py::module_& m, const char* name) {
     py::class_<Face>(m, name)
         .def(py::init([](std::uint32_t vocab, std::int32_t bos, std::vector<int> orders,
                          std::vector<int> document_orders, double rate, bool side, std::size_t bytes,
-                         std::size_t document_bytes, std::size_t expected_tokens, double fast, double discount) {
+                         std::size_t document_bytes, std::size_t expected_tokens, double fast, double discount,
+                         std::shared_ptr<CountedCorpus> corpus, std::vector<int> corpus_orders) {
                  check_rising(orders);
                  check_rising(document_orders);
                  if (!(rate >= 0.0 && rate < 1e6)) throw py::value_error("rate must be finite and not negative");
@@ -153,11 +155,21 @@ void bind_learned(py::module_& m, const char* name) {
                  s.bytes = bytes;
                  s.document_bytes = document_bytes;
                  s.expected_tokens = expected_tokens;
+                 if ((corpus == nullptr) != corpus_orders.empty())
+                     throw py::value_error("corpus and corpus_orders come together");
+                 check_rising(corpus_orders);
+                 if (corpus != nullptr) {
+                     if (corpus->table->vocab() != vocab || corpus->table->max_order() < corpus_orders.back())
+                         throw py::value_error("the corpus was counted for another vocabulary or for shorter orders");
+                     s.corpus = corpus->table;
+                     s.corpus_orders = std::move(corpus_orders);
+                 }
                  return std::make_unique<Face>(std::move(s));
              }),
              py::arg("vocab"), py::arg("bos"), py::arg("orders"), py::arg("document_orders"), py::arg("rate"),
              py::arg("side"), py::arg("bytes"), py::arg("document_bytes"), py::arg("expected_tokens"),
-             py::arg("fast") = 0.0, py::arg("discount") = 0.0)
+             py::arg("fast") = 0.0, py::arg("discount") = 0.0, py::arg("corpus") = nullptr,
+             py::arg("corpus_orders") = std::vector<int>{})
         .def("begin", &Face::begin, py::arg("first_token"))
         .def("score", &Face::score, py::arg("tokens").noconvert(), py::arg("cands"), py::arg("p").noconvert(),
              py::arg("entropy"), py::arg("top"))

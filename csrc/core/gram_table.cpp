@@ -9,21 +9,9 @@ namespace evalkit {
 namespace {
 
 constexpr std::uint32_t kLink = 0xFFFFFFFFu;  // key of the last lane when val names the next line of the chain
-constexpr int kVirtual = 248;  // 248..255: single tokens, eight to an address
 constexpr std::uint32_t kOne = 256;  // one count, above the followers' byte
 constexpr std::uint32_t kNew = kOne | 1;
-constexpr std::uint32_t kOdd = 0x9E3779B5u;
-constexpr std::uint32_t kSalt = 0x85EBCA6Bu;
 constexpr std::uint32_t kTooWide = 0x80000000u;
-
-// The low bits are used, so the second product's high half is taken.
-std::uint32_t scatter(std::uint32_t token) {
-    std::uint64_t x = (std::uint64_t{token} + 1) * 0x9E3779B97F4A7C15u;
-    x ^= x >> 32;
-    return static_cast<std::uint32_t>((x * 0xBF58476D1CE4E5B9u) >> 32);
-}
-
-int first_lane(std::uint32_t token) { return kVirtual + static_cast<int>(token & 7u); }
 
 }  // namespace
 
@@ -36,11 +24,11 @@ void GramTable::first(std::uint32_t token) {
     seen_ = 0;
     step_addresses(token, false, orders());
     for (Keys& keys : keys_) keys.fill(0);
-    gram()[1] = prefix_part(first_lane(token));
+    gram()[1] = single_part(token);
 }
 
 inline std::uint32_t GramTable::child_home(int order, std::uint32_t token) const {
-    return (addresses(length_ - 1)[order - 1] * kOdd + scatter(token)) & mask_;
+    return home_after(addresses(length_ - 1)[order - 1], scatter(token));
 }
 
 // Addresses of the n-grams that end in `token` at position frontier_; their prefixes end at the position before.
@@ -50,7 +38,7 @@ inline void GramTable::step_addresses(std::uint32_t token, bool fetch, std::size
     const std::uint32_t mask = mask_, own = scatter(token);
     const Line* lines = lines_;
     to[0] = token;
-    to[1] = ((token >> 3) + (token & 7u) * kSalt) & mask;  // with the index of its lane this names it
+    to[1] = single_home(token);
     if (frontier_++ == 0) return;
 #pragma GCC unroll 8
     for (std::size_t k = 2; k <= longest; ++k) {
@@ -97,7 +85,7 @@ inline void GramTable::look_up_here(std::uint32_t token) {
     const auto seen = static_cast<std::size_t>(seen_);
     const std::uint32_t own = token_part(token);
     std::uint32_t wide = 0;
-    child[1] = prefix_part(first_lane(token));
+    child[1] = single_part(token);
     std::size_t k = 2;
     for (; k <= seen; ++k) {
         Line* line = &lines[home[k]];
@@ -296,6 +284,13 @@ void GramTable::freeze() {
     last_key_ = gram();
     for (std::size_t k = 0; k < last_home_.size(); ++k)
         last_home_[k] = k <= length_ ? addresses(length_ - 1)[k] : ~std::uint32_t{0};  // no line
+}
+
+void GramTable::seal() {
+    if (!frozen()) freeze();
+    look_ahead(nullptr, 0);
+    history_ = Chunks(4096);
+    remembered_ = 0;
 }
 
 // Nothing is counted any more.  A context was followed as often as it was seen, but for those that end the counted text.

@@ -89,6 +89,9 @@ class GramTable {
     // False when this table is frozen before or while it reads, or the other one is: then its text is incomplete.
     bool append(const GramTable& other);
 
+    // Count no more: what is counted is fixed, and GramReader can read it.  The text for rebuilding is given up.
+    void seal();
+
     // A checked file image: settings and the counted text, from which everything else follows.  read() throws
     // std::invalid_argument, with the reason, when the bytes are damaged; every length is checked before it is used.
     std::vector<unsigned char> write() const;
@@ -104,6 +107,7 @@ class GramTable {
     std::uint64_t spilled() const { return spill_used_; }
 
  private:
+    friend class GramReader;
     using Keys = std::array<std::uint32_t, kMaxOrder + 1>;
     using Values = std::array<std::uint32_t*, kMaxOrder + 1>;
     using Numbers = std::array<std::uint32_t, kMaxOrder + 2>;
@@ -114,6 +118,9 @@ class GramTable {
     static constexpr std::size_t kReplay = 4096;
     static constexpr int kUsual = 7;  // max_order for which loops are unrolled: 5 % of the time
     static constexpr std::uint32_t kNoToken = 0xFFFFFFFFu;
+    static constexpr int kVirtual = 248;  // 248..255: single tokens, eight to an address
+    static constexpr std::uint32_t kOdd = 0x9E3779B5u;
+    static constexpr std::uint32_t kSalt = 0x85EBCA6Bu;
 
     std::uint32_t* addresses(std::size_t position) { return &ring_[(position % kRing) * kStride]; }
     const std::uint32_t* addresses(std::size_t position) const { return &ring_[(position % kRing) * kStride]; }
@@ -124,6 +131,16 @@ class GramTable {
     std::uint32_t key_of(int order, std::uint32_t token) const {
         return gram()[static_cast<std::size_t>(order - 1)] | token_part(token);
     }
+    // The low bits are used, so the second product's high half is taken.
+    static std::uint32_t scatter(std::uint32_t token) {
+        std::uint64_t x = (std::uint64_t{token} + 1) * 0x9E3779B97F4A7C15u;
+        x ^= x >> 32;
+        return static_cast<std::uint32_t>((x * 0xBF58476D1CE4E5B9u) >> 32);
+    }
+    // The address of an n-gram from its prefix's address; of a single token, where the index of its lane completes it.
+    std::uint32_t home_after(std::uint32_t from, std::uint32_t own) const { return (from * kOdd + own) & mask_; }
+    std::uint32_t single_home(std::uint32_t token) const { return ((token >> 3) + (token & 7u) * kSalt) & mask_; }
+    std::uint32_t single_part(std::uint32_t token) const { return prefix_part(kVirtual + static_cast<int>(token & 7u)); }
     std::size_t orders() const { return static_cast<std::size_t>(max_order_); }
     std::uint32_t child_home(int order, std::uint32_t token) const;
     EVALKIT_INLINE void step_addresses(std::uint32_t token, bool fetch, std::size_t longest);

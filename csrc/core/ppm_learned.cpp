@@ -82,10 +82,11 @@ LearnedPpmOf<Table>::LearnedPpmOf(LearnedSettings settings)
     : settings_(std::move(settings)),
       tables_{Table(settings_.vocab, longest(settings_.orders), settings_.bytes, settings_.expected_tokens),
               Table(settings_.vocab, longest(settings_.document_orders), settings_.document_bytes,
-                        settings_.document_orders.empty() ? 0 : kDocumentTokens)} {
+                        settings_.document_orders.empty() ? 0 : kDocumentTokens)},
+      corpus_(settings_.corpus_orders.empty() ? nullptr : settings_.corpus) {
     for (int order = 1; order <= kMaxOrder; ++order) {
-        for (int clock = 0; clock < 2; ++clock) {
-            const auto& orders = clock == 0 ? settings_.orders : settings_.document_orders;
+        for (const int clock : {kCorpus, 0, 1}) {
+            const auto& orders = *std::array{&settings_.orders, &settings_.document_orders, &settings_.corpus_orders}[static_cast<std::size_t>(clock)];
             if (std::find(orders.begin(), orders.end(), order) == orders.end()) continue;
             bias_[stages_.size()] = std::log(kFirstTrust * order / 2.0);
             stages_.push_back(Stage{clock, order});
@@ -99,12 +100,17 @@ template <class Table>
 std::size_t LearnedPpmOf<Table>::values_of(int feature) const {
     const std::size_t vocab = settings_.vocab;
     switch (feature) {
-        case kSeen: return static_cast<std::size_t>((longest_[0] + 1) * (longest_[1] + 1));
+        case kSeen: return static_cast<std::size_t>((longest_[0] + 1) * (longest_[1] + 1) * (longest_[kCorpus] + 1));
         case kDocument: return 1;
         case kEntropy: return settings_.side ? kEntropies : 0;
         case kTop: return settings_.side ? vocab : 0;
         default: return vocab;
     }
+}
+
+template <class Table>
+int LearnedPpmOf<Table>::seen(int clock) const {
+    return std::min(at(clock, [](const auto& t) { return t.seen(); }), longest_[clock]);
 }
 
 template <class Table>
@@ -118,6 +124,7 @@ void LearnedPpmOf<Table>::begin(std::uint32_t first_token) {
     fast_.fill(0.0);
     fresh_document();
     for (Table& table : tables_) table.start(first_token);
+    corpus_.start(first_token);
     last_ = before_last_ = first_token;
     is_pending_ = false;
     pending_.assign(settings_.vocab, 0.0);
@@ -139,11 +146,10 @@ void LearnedPpmOf<Table>::use_row(int feature, std::size_t value) {
 // Stages that apply at this position and their trust: all of it known before the target.
 template <class Table>
 void LearnedPpmOf<Table>::prepare(double entropy, std::int32_t top) {
-    const int seen0 = std::min(tables_[0].seen(), longest_[0]);
-    const int seen1 = std::min(tables_[1].seen(), longest_[1]);
+    const int seen0 = seen(0), seen1 = seen(1), seen2 = seen(kCorpus);
     use_row(kLast, last_);
     use_row(kBeforeLast, before_last_);
-    use_row(kSeen, static_cast<std::size_t>(seen0 * (longest_[1] + 1) + seen1));
+    use_row(kSeen, static_cast<std::size_t>((seen0 * (longest_[1] + 1) + seen1) * (longest_[kCorpus] + 1) + seen2));
     use_row(kDocument, 0);
     if (settings_.side) {
         const double scaled = std::max(1.5 * entropy, 0.0);
@@ -165,14 +171,15 @@ void LearnedPpmOf<Table>::prepare(double entropy, std::int32_t top) {
     actives_ = 0;
     for (std::size_t s = 0; s < stages_.size(); ++s) {
         const Stage& stage = stages_[s];
-        const std::uint32_t total = table(stage).total(stage.order);
+        const std::uint32_t total = at(stage.clock, [&](const auto& t) { return t.total(stage.order); });
         if (total == 0) continue;
-        const std::uint32_t distinct = table(stage).distinct(stage.order);
+        const std::uint32_t distinct = at(stage.clock, [&](const auto& t) { return t.distinct(stage.order); });
         const std::uint32_t followers = std::min(distinct, kMaxDistinct);
         const std::uint32_t share = std::min(7u, 8 * followers / total);
         Active& active = active_[actives_++];
         active.stage = s;
-        active.total = static_cast<double>(total) - settings_.discount * static_cast<double>(distinct);
+        active.discount = stage.clock == kCorpus ? 0.0 : settings_.discount;
+        active.total = static_cast<double>(total) - active.discount * static_cast<double>(distinct);
         active.own_total = s * kOwn + static_cast<std::size_t>(std::min(15, log2_floor(total)));
         active.own_followers = s * kOwn + 16 + share * 16 + static_cast<std::size_t>(std::min(15, log2_halves(followers)));
         const double sum = z[s] + own_.weight[active.own_total] + own_.weight[active.own_followers];
@@ -187,7 +194,7 @@ double LearnedPpmOf<Table>::mixed(double p) {
         const Active& active = active_[i];
         const Stage& stage = stages_[active.stage];
         q_[i] = p;
-        a_[i] = share(table(stage).hit(stage.order), active);
+        a_[i] = share(at(stage.clock, [&](const auto& t) { return t.hit(stage.order); }), active);
         p = (1.0 - active.trust) * p + active.trust * a_[i];
     }
     q_[actives_] = p;
@@ -196,11 +203,11 @@ double LearnedPpmOf<Table>::mixed(double p) {
 
 // The probability of a token whose counts by order are given.
 template <class Table>
-double LearnedPpmOf<Table>::other(const std::uint32_t* stream, const std::uint32_t* document, double p) const {
+double LearnedPpmOf<Table>::other(const Counts& counts, double p) const {
     for (std::size_t i = 0; i < actives_; ++i) {
         const Active& active = active_[i];
         const Stage& stage = stages_[active.stage];
-        const std::uint32_t count = (stage.clock == 0 ? stream : document)[stage.order];
+        const std::uint32_t count = counts[static_cast<std::size_t>(stage.clock)][static_cast<std::size_t>(stage.order)];
         p = (1.0 - active.trust) * p + active.trust * share(count, active);
     }
     return p;
@@ -236,6 +243,7 @@ void LearnedPpmOf<Table>::learn() {
 template <class Table>
 void LearnedPpmOf<Table>::count(std::uint32_t token, const std::int32_t* next, std::size_t n) {
     tables_[0].add(token);
+    corpus_.add(token);
     before_last_ = last_;
     last_ = token;
     if (static_cast<std::int32_t>(token) != settings_.bos) {
@@ -264,8 +272,9 @@ inline void LearnedPpmOf<Table>::fetch_rows(std::uint32_t last, std::int32_t top
 template <class Table>
 void LearnedPpmOf<Table>::score(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k,
                        const double* p, SideView side, double* out) {
-    std::uint32_t stream[kMaxOrder + 1], document[kMaxOrder + 1];
+    Counts counts;
     tables_[0].look_ahead(tokens, n);
+    corpus_.look_ahead(tokens, n);
     tables_[1].look_ahead(tokens, static_cast<std::size_t>(std::find(tokens, tokens + n, settings_.bos) - tokens));
     for (std::size_t i = 0; i < n; ++i, p += k, out += k) {
         const auto target = static_cast<std::uint32_t>(tokens[i]);
@@ -278,19 +287,21 @@ void LearnedPpmOf<Table>::score(const std::int32_t* tokens, std::size_t n, const
             prepare(entropy, top);
         }
         for (Table& table : tables_) table.find(target);
+        corpus_.find(target);
         const double q = mixed(p[cands == nullptr ? target : 0]);
         for (std::size_t j = 0; cands != nullptr && j < k; ++j) {
             const std::int32_t v = cands[i * k + j];
             out[j] = j == 0 ? q : p[j];
             if (j == 0 || v < 0) continue;
-            tables_[0].counts_of(static_cast<std::uint32_t>(v), stream);
-            tables_[1].counts_of(static_cast<std::uint32_t>(v), document);
-            out[j] = other(stream, document, p[j]);
+            for (const std::size_t clock : {0, 1}) tables_[clock].counts_of(static_cast<std::uint32_t>(v), counts[clock].data());
+            corpus_.counts_of(static_cast<std::uint32_t>(v), counts[kCorpus].data());
+            out[j] = other(counts, p[j]);
         }
         learn();
         count(target, tokens + i + 1, n - i - 1);
     }
     for (Table& table : tables_) table.look_ahead(nullptr, 0);
+    corpus_.look_ahead(nullptr, 0);
     is_pending_ = false;
 }
 
@@ -312,7 +323,7 @@ void LearnedPpmOf<Table>::row(const double* p, SideView side, double* out) {
         const Stage& stage = stages_[active.stage];
         auto& left = left_[stage.clock];
         auto& counts = counts_[stage.clock];
-        tables_[static_cast<std::size_t>(stage.clock)].followers(stage.order, left, counts);
+        at(stage.clock, [&](const auto& t) { t.followers(stage.order, left, counts); });
         const double keep = 1.0 - active.trust;
         for (std::size_t v = 0; v < vocab; ++v) out[v] *= keep;
         for (std::size_t j = 0; j < left.size(); ++j)
@@ -326,6 +337,7 @@ bool LearnedPpmOf<Table>::observe(std::uint32_t token) {
     is_pending_ = false;
     prepare(pending_entropy_, pending_top_);
     for (Table& table : tables_) table.find(token);
+    corpus_.find(token);
     mixed(pending_[token]);
     learn();
     count(token, nullptr, 0);
@@ -335,8 +347,10 @@ bool LearnedPpmOf<Table>::observe(std::uint32_t token) {
 template <class Table>
 void LearnedPpmOf<Table>::replay(const std::int32_t* tokens, std::size_t n) {
     tables_[0].look_ahead(tokens, n);
+    corpus_.look_ahead(tokens, n);
     for (std::size_t i = 0; i < n; ++i) count(static_cast<std::uint32_t>(tokens[i]), tokens + i + 1, n - i - 1);
     for (Table& table : tables_) table.look_ahead(nullptr, 0);
+    corpus_.look_ahead(nullptr, 0);
     is_pending_ = false;
 }
 

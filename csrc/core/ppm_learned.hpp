@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "continuation_table.hpp"
+#include "gram_reader.hpp"
 #include "gram_table.hpp"
 
 namespace evalkit {
@@ -33,6 +34,8 @@ struct LearnedSettings {
     std::int32_t bos = -1;              // counting this token begins a document
     std::vector<int> orders;            // on the stream's clock, ascending; may be empty
     std::vector<int> document_orders;   // on the document's clock, ascending; may be empty
+    std::vector<int> corpus_orders;     // of the corpus, ascending; may be empty
+    std::shared_ptr<const GramTable> corpus;  // sealed; read only where corpus_orders has orders
     double rate = 0.3;                  // of AdaGrad
     double fast = 0.0;                  // plain rate of the bias that forgets; 0: none
     double discount = 0.0;              // 0..1, off every count; above 0 only where Table::distinct() is exact
@@ -85,24 +88,33 @@ class LearnedPpmOf {
     enum Shared { kLast, kBeforeLast, kSeen, kDocument, kEntropy, kTop, kSharedFeatures };
     static constexpr std::size_t kOwn = 16 + 8 * 16;  // buckets of N, then of (followers / N, followers)
     static constexpr std::size_t kEntropies = 8;
-    static constexpr std::size_t kMaxStages = 2 * kMaxOrder;
+    static constexpr int kClocks = 3;  // stream, document, corpus
+    static constexpr int kCorpus = 2;
+    static constexpr std::size_t kMaxStages = kClocks * kMaxOrder;
+    using Counts = std::array<std::array<std::uint32_t, kMaxOrder + 1>, kClocks>;  // of one token, by clock and order
 
     std::size_t values_of(int feature) const;
     void prepare(double entropy, std::int32_t top);
     void use_row(int feature, std::size_t value);
     double mixed(double p);
-    double other(const std::uint32_t* stream, const std::uint32_t* document, double p) const;
+    double other(const Counts& counts, double p) const;
+    int seen(int clock) const;
     void learn();
     void count(std::uint32_t token, const std::int32_t* next, std::size_t n);
     void fresh_document();
     EVALKIT_INLINE void fetch_rows(std::uint32_t last, std::int32_t top) const;
-    const Table& table(const Stage& stage) const { return tables_[static_cast<std::size_t>(stage.clock)]; }
+    // f of the table that a clock counts in.
+    template <class F>
+    auto at(int clock, F&& f) const {
+        return clock == kCorpus ? f(corpus_) : f(tables_[static_cast<std::size_t>(clock)]);
+    }
 
     LearnedSettings settings_;
     std::vector<Stage> stages_;
     std::size_t width_ = 0;  // stages, rounded up to a multiple of 4: the length of a row
     std::array<Table, 2> tables_;
-    int longest_[2] = {0, 0};
+    GramReader corpus_;
+    int longest_[kClocks] = {0, 0, 0};
     std::uint32_t last_ = 0, before_last_ = 0;
 
     std::array<double, kMaxStages> bias_{};
@@ -113,13 +125,14 @@ class LearnedPpmOf {
     // The position being scored: the stages with N > 0, in order.
     struct Active {
         std::size_t stage;
+        double discount;                 // d; 0 for the corpus, whose followers are not counted exactly
         double total;                    // N - d followers
         double trust;                    // l
         std::size_t own_total, own_followers;
     };
     // n / N, or (n - d) / (N - d followers).
     double share(std::uint32_t count, const Active& active) const {
-        return count == 0 ? 0.0 : (static_cast<double>(count) - settings_.discount) / active.total;
+        return count == 0 ? 0.0 : (static_cast<double>(count) - active.discount) / active.total;
     }
     std::array<Active, kMaxStages> active_;
     std::size_t actives_ = 0;
@@ -132,7 +145,7 @@ class LearnedPpmOf {
     double pending_entropy_ = 0.0;
     std::int32_t pending_top_ = 0;
     bool is_pending_ = false;
-    std::vector<std::uint32_t> left_[2], counts_[2];  // scratch of row()
+    std::vector<std::uint32_t> left_[kClocks], counts_[kClocks];  // scratch of row()
 };
 
 extern template class LearnedPpmOf<GramTable>;

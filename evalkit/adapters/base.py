@@ -28,7 +28,9 @@ import numpy.typing as npt
 from evalkit.errors import LegalityError
 
 if TYPE_CHECKING:
+    from evalkit.adapters.experts.corpus import Overlap
     from evalkit.models.base import Model
+    from evalkit.stream.stream import Stream
 
 Int32 = npt.NDArray[np.int32]
 Float64 = npt.NDArray[np.float64]
@@ -219,6 +221,17 @@ class Expert(Protocol):
 
     def state_bytes(self) -> int:
         """Memory held now, in bytes."""
+        ...
+
+
+@runtime_checkable
+class CountsCorpus(Protocol):
+    """An expert that may have counted text before the first target (law provenance)."""
+
+    name: ClassVar[str]
+
+    def overlap(self, stream: Stream) -> Overlap | None:
+        """How much of the stream stands in that text; None where there is none.  InputError for another tokenizer's."""
         ...
 
 

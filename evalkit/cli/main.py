@@ -17,6 +17,7 @@ VERBS = {
     "eval": "score a checkpoint on text, with adapters",
     "train": "train a base model and write its artifact",
     "tokenize": "turn text into a token shard",
+    "corpus": "make text of your own into counts for ppm",
     "audit": "prove or refute the legality of a scorer",
     "zoo": "list the specimens that the audit is tested on",
     "certify": "compress a slice with the stack in the loop, and decode it",

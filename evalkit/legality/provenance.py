@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 import shlex
 import subprocess
 import tempfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,17 +18,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from evalkit.adapters.experts.corpus import NEAR, WORDS, UInt64, shingles
 from evalkit.errors import InputError
 from evalkit.legality.rules import ARTIFACT_BYTES
 from evalkit.legality.verdict import Check
-
-WORDS = 13
-NEAR = 0.5
-"""Share of shared 13-word sequences from which a document counts as a near copy."""
-_WORD = re.compile(rb"[a-z0-9]+")
-_BASE = np.uint64(0x9E3779B97F4A7C15)
-
-UInt64 = npt.NDArray[np.uint64]
 
 
 @dataclass
@@ -83,20 +74,6 @@ def _add(side: Side, name: str, data: bytes) -> None:
     side.names.append(name)
     if side.shingles is not None:
         side.shingles.append(shingles(data))
-
-
-def shingles(data: bytes) -> UInt64:
-    """64-bit hashes of all 13-word sequences of a text, distinct, sorted: uint64 [n]."""
-    words = np.array([zlib.crc32(w) for w in _WORD.findall(data.lower())], dtype=np.uint64)
-    n = len(words) - WORDS + 1
-    if n < 1:
-        return np.empty(0, np.uint64)
-    with np.errstate(over="ignore"):
-        total = np.zeros(n, np.uint64)
-        for k in range(WORDS):
-            total = (total ^ (words[k : k + n] * _BASE)) * _BASE + np.uint64(k + 1)
-            total ^= total >> np.uint64(29)
-    return np.unique(total)
 
 
 def overlap_checks(train_paths: Sequence[str], val_paths: Sequence[str]) -> list[Check]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from evalkit.adapters.base import Learner, Needs
+from evalkit.adapters.base import CountsCorpus, Learner, Needs
 from evalkit.errors import InputError
 from evalkit.plan import Banded, Plan, Sliding
 from evalkit.scoring.environment import code_fingerprint, environment, peak_memory_bytes
@@ -95,12 +95,15 @@ def score(
     _check_fit(model, stream, plan, options)
     _check_chunks(plan, learners)
     info = stream_info(stream, options.seed, model.vocab_size)
+    overlaps = check_provenance(experts, stream)
     stack = Stack(experts)
     stack.begin(info)
     compared = learners if options.base_pass else []
     stages = ("model", *(a.name for a in [*compared, *experts]))
     settings = json.loads(json.dumps(_settings(plan, adapters, options)))  # tuples become lists, as in the files
     fingerprint = _fingerprint(model, stream, settings, options.ranks)
+    if overlaps:
+        fingerprint["corpora"] = [o["corpus"] for o in overlaps]
     folder = run_folder(out)
     models = [model]
     for learner in learners:
@@ -154,7 +157,12 @@ def score(
         "bytes_from": stream.bytes_from,
         "folding": asdict(stream.folding) if stream.folding else None,
         "documents": len(table.doc),
-        "notes": [*_notes(learners, options), *([str(stream.folding)] if stream.folding else [])],
+        "provenance": overlaps,
+        "notes": [
+            *_notes(learners, options),
+            *([str(stream.folding)] if stream.folding else []),
+            *(f"corpus of {o['adapter']}: {o['detail']}" for o in overlaps),
+        ],
         "resumed_chunks": len(booked),
         "seconds": {**{k: round(v, 6) for k, v in loop.spans.seconds.items()}, "wall": wall},
         "peak_memory_bytes": peak_memory_bytes(),
@@ -171,6 +179,20 @@ def score(
         write_documents(folder, document_columns(table, stages, names))
         write_json(folder / "run.json", run)
     return result
+
+
+def check_provenance(experts: Sequence[Any], stream: Any) -> list[dict[str, Any]]:
+    """What the experts counted before the first target, compared with the text: a row an expert that counted any.
+
+    LegalityError, law provenance, when a scored document or a near copy of one was counted.
+    """
+    rows = []
+    for expert in experts:
+        found = expert.overlap(stream) if isinstance(expert, CountsCorpus) else None
+        if found is not None:
+            found.check(f"adapter {expert.name}")
+            rows.append({"adapter": expert.name, **msgspec.to_builtins(found), "detail": found.sentence()})
+    return rows
 
 
 def settled(model: Any, plan: Plan | None, adapters: Sequence[Any], options: ScoreOptions) -> tuple[ScoreOptions, Plan]:

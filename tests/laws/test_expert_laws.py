@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from evalkit.adapters.base import Side, StreamInfo, TokenLedger
 from evalkit.adapters.registry import parse_adapter
 from evalkit.adapters.stack import Stack
+from evalkit.stream.corpus import write_corpus
 
 EXPERTS = [
     "ppm",
@@ -21,6 +24,8 @@ EXPERTS = [
     "ppm:document=[],orders=1..9",
     "ppm:counts=continuations,fast=0.5",
     "ppm:counts=continuations,discount=0.3,side=false,orders=[2,4],document=[1,3]",
+    "ppm:corpus={corpus}",
+    "ppm:corpus={corpus},corpus_orders=[2,5],counts=continuations,side=false,document=[]",
     "ppm|ppm:escape=dirichlet",
     "ppm:escape=dirichlet",
     "ppm:escape=dirichlet,c=4,min_count=2",
@@ -71,6 +76,15 @@ def make_side(rng: np.random.Generator, p: np.ndarray, groups: dict[str, np.ndar
     )
 
 
+@functools.cache
+def corpus_of(vocab: int) -> Path:
+    """A corpus file of 400 tokens."""
+    path = Path(mkdtemp()) / "laws.ekc"
+    text = make_stream(np.random.default_rng(vocab), vocab, 400)
+    write_corpus(path, np.append(np.int32(1), text), vocab_size=vocab, bos_id=1, tokenizer="0" * 64)
+    return path
+
+
 class Case:
     """One random stream, with model rows, for one stack."""
 
@@ -85,7 +99,7 @@ class Case:
         self.n = n
 
     def fresh(self) -> Stack:
-        stack = Stack([parse_adapter(s) for s in self.spec.split("|")])
+        stack = Stack([parse_adapter(s) for s in self.spec.format(corpus=corpus_of(self.vocab)).split("|")])
         stack.begin(self.info)
         return stack
 

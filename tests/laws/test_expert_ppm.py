@@ -85,6 +85,8 @@ def test_a_full_table_keeps_what_it_has(seed: int, vocab: int, spare: int) -> No
     rate=st.sampled_from([0.0, 0.3, 5.0]),
     fast=st.sampled_from([0.0, 0.5]),
     discount=st.sampled_from([None, 0.0, 0.7]),
+    corpus_orders=st.lists(st.integers(1, 8), max_size=5, unique=True),
+    corpus_tokens=st.integers(1, 200),
 )
 def test_learned_rows_are_the_twins(
     seed: int,
@@ -95,8 +97,10 @@ def test_learned_rows_are_the_twins(
     rate: float,
     fast: float,
     discount: float | None,
+    corpus_orders: list[int],
+    corpus_tokens: int,
 ) -> None:
-    """discount None: occurrences; else continuations."""
+    """discount None: occurrences; else continuations.  The corpus: text of the same words, cut anywhere."""
     stream_orders = tuple(sorted(orders)) if orders or document else (1,)
     config = PpmSettings(
         orders=stream_orders,
@@ -106,14 +110,17 @@ def test_learned_rows_are_the_twins(
         fast=fast,
         counts="occurrences" if discount is None else "continuations",
         discount=discount or 0.0,
+        corpus_orders=tuple(sorted(corpus_orders)) or (1,),
     )
-    x, p = stream(seed, vocab, 120), rows(seed, vocab, 119)
+    both = stream(seed, vocab, 120 + corpus_tokens)
+    x, text, p = both[:120], both[120:] if corpus_orders else both[:0], rows(seed, vocab, 119)
     entropy, top = -(p * np.log(p)).sum(axis=1), p.argmax(axis=1).astype(np.int32)
     core = _native.LearnedPpm if discount is None else _native.ContinuationPpm
-    rest = (rate, side, 1 << 24, 1 << 22, 0, fast, discount or 0.0)
+    corpus = _native.CountedCorpus(tokens=text, vocab=vocab, max_order=8, bytes=1 << 24) if corpus_orders else None
+    rest = (rate, side, 1 << 24, 1 << 22, 0, fast, discount or 0.0, corpus, sorted(corpus_orders))
     kernel = core(vocab, 1, list(stream_orders), sorted(document), *rest)
     kernel.begin(int(x[0]))
-    twin = NaiveLearned(config, int(x[0]), bos=1)
+    twin = NaiveLearned(config, int(x[0]), bos=1, corpus=text.tolist())
     got = kernel.score(x[1:], None, p, entropy, top)
     for t in range(1, len(x)):
         np.testing.assert_array_equal(got[t - 1], twin.row(p[t - 1], float(entropy[t - 1]), int(top[t - 1])))

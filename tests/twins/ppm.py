@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -61,12 +62,21 @@ class NaiveDirichlet:
 class NaiveLearned:
     """The twin of ``ppm:escape=learned``: the same sums in the same order, on dicts of [weight, sum of squares]."""
 
-    def __init__(self, settings: PpmSettings, first_token: int, bos: int, frozen_at: int = -1) -> None:
+    def __init__(
+        self, settings: PpmSettings, first_token: int, bos: int, frozen_at: int = -1, corpus: Iterable[int] = ()
+    ) -> None:
+        """``corpus``: tokens counted before the first target, the first of them as context only; settings.corpus is not read."""
         self.settings, self.bos = settings, bos
-        used = (settings.stream_orders, settings.document)
+        counted = list(corpus)
+        used = (settings.stream_orders, settings.document, settings.corpus_orders if counted else ())
         self.longest = [max(orders, default=0) for orders in used]
-        self.clocks = [self._counts(0, first_token, frozen_at), self._counts(1, first_token)]
-        self.stages = sorted((order, clock) for clock in (0, 1) for order in used[clock])
+        self.clocks = [
+            self._counts(0, first_token, frozen_at),
+            self._counts(1, first_token),
+            self._corpus(counted, first_token),
+        ]
+        order_of_clocks = (2, 0, 1)
+        self.stages = [(k, clock) for k in range(1, 25) for clock in order_of_clocks if k in used[clock]]
         self.weights: dict[tuple, list[float]] = {}
         self.fast = dict.fromkeys(self.stages, 0.0)
         self.tokens = (first_token, first_token)
@@ -75,6 +85,13 @@ class NaiveLearned:
         if self.settings.counts == "continuations":
             return NaiveNgrams(max(1, self.longest[clock]), first_token, frozen_at)
         return NaiveCounts(tuple(range(1, self.longest[clock] + 1)), first_token, frozen_at)
+
+    def _corpus(self, counted: list[int], first_token: int) -> NaiveCounts:
+        counts = NaiveCounts(tuple(range(1, self.longest[2] + 1)), counted[0] if counted else first_token)
+        for token in counted[1:]:
+            counts.add(token)
+        counts.frozen_at, counts.seen = 0, [first_token]
+        return counts
 
     def _at(self, order: int, clock: int) -> dict[int, int]:
         counts = self.clocks[clock]
@@ -95,15 +112,15 @@ class NaiveLearned:
                 z = math.log(0.1 * order / 2.0) + self.fast[order, clock]
                 for w in weights:
                     z += w[0]
-                total = float(sum(counts.values())) - self.cut * float(len(counts))
-                self.active.append((counts, total, 1.0 / (1.0 + math.exp(-z)), weights, (order, clock)))
+                cut = self.cut(clock)
+                total = float(sum(counts.values())) - cut * float(len(counts))
+                self.active.append((counts, total, cut, 1.0 / (1.0 + math.exp(-z)), weights, (order, clock)))
         self.base = p
         return np.array([self._chain(v)[-1][0] for v in range(len(p))])
 
-    @property
-    def cut(self) -> float:
-        """What is taken off every count."""
-        return self.settings.discount if self.settings.counts == "continuations" else 0.0
+    def cut(self, clock: int) -> float:
+        """What is taken off every count of a clock; the corpus counts occurrences."""
+        return self.settings.discount if self.settings.counts == "continuations" and clock != 2 else 0.0
 
     def _weights(
         self, order: int, clock: int, counts: dict[int, int], seen: tuple[int, ...], entropy: float, top: int
@@ -122,8 +139,8 @@ class NaiveLearned:
     def _chain(self, token: int) -> list[tuple[float, float]]:
         """(q before the stage, n / N) of each active stage, then (q after all, 0)."""
         q, out = float(self.base[token]), []
-        for counts, total, trust, _, _ in self.active:
-            a = (float(counts[token]) - self.cut) / total if token in counts else 0.0
+        for counts, total, cut, trust, _, _ in self.active:
+            a = (float(counts[token]) - cut) / total if token in counts else 0.0
             out.append((q, a))
             q = (1.0 - trust) * q + trust * a
         return [*out, (q, 0.0)]
@@ -132,7 +149,7 @@ class NaiveLearned:
         """Learn the target whose row was asked for last, then count it."""
         chain = self._chain(token)
         booked, tail = chain[-1][0], 1.0
-        for (_, _, trust, weights, stage), (q, a) in reversed(list(zip(self.active, chain, strict=False))):
+        for (_, _, _, trust, weights, stage), (q, a) in reversed(list(zip(self.active, chain, strict=False))):
             g = (a - q) * tail / booked * (trust * (1.0 - trust))
             for w in weights:
                 w[1] += g * g
@@ -143,6 +160,7 @@ class NaiveLearned:
 
     def _count(self, token: int) -> None:
         self.clocks[0].add(token)
+        self.clocks[2].add(token)
         self.tokens = (token, self.tokens[0])
         if token == self.bos:
             self.clocks[1] = self._counts(1, token)

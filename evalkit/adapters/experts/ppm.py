@@ -1,10 +1,11 @@
 """How do exact n-gram counts of the text scored so far sharpen the model?  The expert ``ppm``, on C++ tables.
 
-``escape=learned``: stages of (clock, order) from low to high order, clocks stream and document; each maps the row q to
-(1 - l) q(v) + l n(v) / N with a trust l = sigmoid(z) that depends on the prefix alone and is learned online from booked
-scores.  (Secondary escape estimation, Shkarin 2002, over a neural distribution.)  With ``counts=continuations`` an order
-below the longest counts after how many different tokens its n-gram was seen (Kneser and Ney 1995), and n(v) / N becomes
-(n(v) - discount) / (N - discount followers).
+``escape=learned``: stages of (clock, order) from low to high order, clocks corpus (text counted before the first target),
+stream and document; each maps the row q to (1 - l) q(v) + l n(v) / N with a trust l = sigmoid(z) that depends on the
+prefix alone and is learned online from booked scores.  (Secondary escape estimation, Shkarin 2002, over a neural
+distribution.)  With ``counts=continuations`` an order below the longest counts after how many different tokens its n-gram
+was seen (Kneser and Ney 1995), and n(v) / N becomes (n(v) - discount) / (N - discount followers); the corpus counts
+occurrences always.
 
 ``escape=dirichlet``: q_k(v) = (n_k(v) + c_k q_{k-1}(v)) / (N_k + c_k).  (parameter-golf #1159 in its exact form;
 MacKay and Peto 1995.)
@@ -21,8 +22,11 @@ import numpy as np
 from msgspec import Meta
 
 from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Settings, Side, StreamInfo, TokenChunk
+from evalkit.adapters.experts.corpus import Overlap, counted, open_corpus, overlap
 from evalkit.adapters.experts.tables import MIB, check_memory, check_orders, columns, native, one_target
 from evalkit.errors import EvalkitError, InputError
+from evalkit.stream.corpus import Corpus
+from evalkit.stream.stream import Stream
 
 FALLING = {1: 1000.0, 2: 300.0, 3: 100.0, 4: 30.0, 5: 10.0, 6: 5.0}
 """Concentrations by order, in counts; 3 above order 6.  The published c = 4 for all makes a sound model worse."""
@@ -65,6 +69,16 @@ class PpmSettings(Settings, frozen=True):
     min_count: Annotated[
         int, Meta(description="contexts followed fewer times than this are skipped, counts (dirichlet only)")
     ] = 1
+    corpus: Annotated[
+        str | None,
+        Meta(
+            description="file of evalkit corpus build, counted before the first target; none: no corpus (learned only)"
+        ),
+    ] = None
+    corpus_orders: Annotated[tuple[int, ...], Meta(description="orders of the corpus's counts")] = (1, 2, 3, 4, 5, 6)
+    corpus_mib: Annotated[
+        int, Meta(description="memory bound of the corpus's table, MiB; a full table leaves the rest of the corpus out")
+    ] = 4096
     memory_mib: Annotated[int, Meta(description="memory bound of the tables, MiB; full tables stop counting")] = 1024
     expected_tokens: Annotated[int, Meta(description="tokens to reserve space for at once; 0: grow as needed")] = 0
 
@@ -73,7 +87,8 @@ class PpmSettings(Settings, frozen=True):
             check_orders(self.stream_orders, "adapter ppm")
         if self.document:
             check_orders(self.document, "adapter ppm", "document")
-        for name, least in (("min_count", 1), ("memory_mib", 1), ("expected_tokens", 0)):
+        check_orders(self.corpus_orders, "adapter ppm", "corpus_orders")
+        for name, least in (("min_count", 1), ("memory_mib", 1), ("corpus_mib", 1), ("expected_tokens", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"adapter ppm: setting {name} must be at least {least}, got {getattr(self, name)}")
         for name, value, most, default in (("rate", self.rate, 10, 0.3), ("fast", self.fast, 10, 0.0)):
@@ -99,6 +114,10 @@ class PpmSettings(Settings, frozen=True):
                 )
 
     def _check_dirichlet(self) -> None:
+        if self.corpus is not None:
+            raise InputError(
+                f"adapter ppm: setting corpus={self.corpus} belongs to escape=learned; add escape=learned, or leave it out"
+            )
         if isinstance(self.c, tuple) and len(self.c) != len(self.stream_orders):
             raise InputError(
                 f"adapter ppm: setting c has {len(self.c)} numbers for {len(self.stream_orders)} orders; "
@@ -133,6 +152,7 @@ class Ppm:
         self._learned = self.settings.escape == "learned"
         self._vocab = 0
         self._core: Any = None
+        self._counted: Any = None
 
     @property
     def needs(self) -> Needs:
@@ -156,13 +176,15 @@ class Ppm:
         """A sixteenth of the memory is for the document's table, the rest beside the weights for the stream's."""
         s, orders = self.settings, self.settings.stream_orders
         longest, continued = max((*orders, *s.document)), s.counts == "continuations"
-        stages = len(orders) + len(s.document)
+        corpus = self._corpus()
+        stages = len(orders) + len(s.document) + (0 if corpus is None else len(s.corpus_orders))
         least = (
             native().smallest_mixer() if continued else native().smallest_table(min(info.vocab_size, 1 << 18), longest)
         )
         document = max(s.memory_mib * MIB // 16, least)
         stream = s.memory_mib * MIB - document - 16 * stages * (3 * info.vocab_size + 1024)
         check_memory(stream, info.vocab_size, longest, "adapter ppm", s.memory_mib, least)
+        self._counted = self._count(corpus, info)
         return (native().ContinuationPpm if continued else native().LearnedPpm)(
             info.vocab_size,
             info.bos_id,
@@ -175,7 +197,29 @@ class Ppm:
             s.expected_tokens,
             s.fast,
             s.discount if continued else 0.0,
+            self._counted,
+            [] if corpus is None else list(s.corpus_orders),
         )
+
+    def _corpus(self) -> Corpus | None:
+        return None if self.settings.corpus is None else open_corpus(self.settings.corpus)
+
+    def _count(self, corpus: Corpus | None, info: StreamInfo) -> Any:
+        if corpus is None:
+            return None
+        if corpus.header.vocab_size > info.vocab_size:
+            raise InputError(
+                f"{corpus.name}: its ids reach to {corpus.header.vocab_size}, the model's only to {info.vocab_size}; make it "
+                "again with evalkit corpus build --checkpoint C"
+            )
+        return counted(corpus, info.vocab_size, self.settings.corpus_orders[-1], self.settings.corpus_mib * MIB)
+
+    def overlap(self, stream: Stream) -> Overlap | None:
+        """How much of the stream stands in the corpus; None without a corpus.  InputError for another tokenizer's."""
+        if (corpus := self._corpus()) is None:
+            return None
+        corpus.check_tokenizer(stream.tokenizer.vocab_size, stream.tokenizer.fingerprint)
+        return overlap(corpus, stream)
 
     def propose(self, tokens: Int32) -> Int32:
         """No hints: int32 [n, 0]."""
@@ -235,7 +279,8 @@ class Ppm:
         return np.frombuffer(body, dtype="<f8").astype(np.float64)
 
     def state_bytes(self) -> int:
-        return 0 if self._core is None else self._core.bytes
+        corpus = 0 if self._counted is None else self._counted.bytes
+        return corpus if self._core is None else corpus + self._core.bytes
 
     @property
     def frozen_at(self) -> int:

@@ -1,0 +1,139 @@
+"""Which text was counted before the first target, and does the scored text stand in it?  (What ``ppm`` does with a corpus.)
+
+A corpus is part of the artifact: fixed before the first target.  So it must not hold what is scored.  Exact: a scored
+document whose ids are those of a document of the corpus.  Near: the share of a scored document's 13-word sequences
+(lower case, letters and digits only) that stand anywhere in the corpus.  Both are read off the corpus itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from evalkit.adapters.experts.tables import MIB, native
+from evalkit.errors import InputError, LegalityError
+from evalkit.stream.corpus import Corpus, read_corpus
+
+if TYPE_CHECKING:
+    from evalkit.stream.stream import Stream
+
+NEAR = 0.5
+"""Share of shared 13-word sequences from which a document counts as a near copy."""
+WORDS = 13
+UInt64 = npt.NDArray[np.uint64]
+
+_OPEN: weakref.WeakValueDictionary[tuple[str, int, int], Corpus] = weakref.WeakValueDictionary()
+_COUNTED: weakref.WeakValueDictionary[tuple[str, int, int, int], Any] = weakref.WeakValueDictionary()
+
+
+def open_corpus(path: str | Path) -> Corpus:
+    """The corpus in this file; read once as long as someone holds it.  InputError."""
+    try:
+        status = Path(path).stat()
+        key = (str(Path(path).resolve()), status.st_size, status.st_mtime_ns)
+    except OSError:
+        return read_corpus(path)  # says what is wrong with it
+    if (known := _OPEN.get(key)) is None:
+        known = _OPEN[key] = read_corpus(path)
+    return known
+
+
+def counted(corpus: Corpus, vocab_size: int, max_order: int, memory: int) -> Any:
+    """Its n-grams of orders 1..max_order, within ``memory`` bytes; counted once as long as someone holds them."""
+    key = (corpus.digest, vocab_size, max_order, memory)
+    if (known := _COUNTED.get(key)) is None:
+        least = native().smallest_table(vocab_size, max_order)
+        if memory < least:
+            raise InputError(
+                f"adapter ppm: corpus_mib={memory // MIB} is too small for {vocab_size} ids and order {max_order}: give at "
+                f"least corpus_mib={-(-least // MIB)}"
+            )
+        known = native().CountedCorpus(
+            tokens=corpus.ids.astype(np.int32), vocab=vocab_size, max_order=max_order, bytes=memory
+        )
+        _COUNTED[key] = known
+    return known
+
+
+def shingles(text: bytes) -> UInt64:
+    """64-bit hashes of all 13-word sequences of a text, distinct, sorted: uint64 [n]."""
+    return np.unique(native().word_sequences(text))
+
+
+class Overlap(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of the scored text stands in a corpus.  Shares are of 13-word sequences, 0..1."""
+
+    corpus: str
+    """sha256 of the corpus file's content."""
+    corpus_tokens: int
+    corpus_documents: int
+    corpus_bytes: int
+    """Bytes of the corpus in the artifact."""
+    documents: int
+    """Scored documents that were looked at: all."""
+    exact: int
+    near: int
+    shared: float
+    """Share of all the scored text's sequences."""
+    most: float
+    """The largest share of one document, and its name."""
+    most_document: str
+
+    def sentence(self) -> str:
+        """What a reader is told."""
+        return (
+            f"{self.exact} of {self.documents:,} scored documents stand in the corpus of {self.corpus_documents:,}, {self.near} "
+            f"share half of their {WORDS}-word sequences with it; {self.shared:.2%} of all sequences are shared, the most "
+            f"{self.most:.1%} of '{self.most_document}'"
+        )
+
+    def check(self, who: str) -> None:
+        """LegalityError, law provenance, when a scored document or a near copy of one stands in the corpus."""
+        if self.exact or self.near:
+            raise LegalityError(
+                "provenance",
+                0,
+                f"law provenance: {who} has counted what is scored: {self.sentence()}; take these documents out of the "
+                "text and make the corpus again with evalkit corpus build",
+            )
+
+
+def overlap(corpus: Corpus, stream: Stream) -> Overlap:
+    """Compare a corpus with a stream of the same tokenizer.  Seconds per hundred megabytes of corpus."""
+    ends = np.append(stream.doc_start[1:], len(stream.tokens))
+    scored = [stream.tokens[start + 1 : end] for start, end in zip(stream.doc_start, ends, strict=True)]
+    known = {_hash(ids) for ids in corpus.documents()}
+    exact = [_hash(ids) in known for ids in scored]
+    parts = [shingles(stream.tokenizer.decode_bytes(ids)) for ids in scored]
+    wanted = np.unique(np.concatenate(parts))
+    pieces, bos = stream.tokenizer.pieces, np.array([corpus.header.bos_id])
+    found = native().SequenceSet(wanted)
+    if len(wanted):
+        for ids in corpus.documents():
+            if len(ids):
+                found.read(pieces.decode(np.concatenate((bos, ids[:-1])), ids))
+    shared = wanted[found.seen()]
+    shares = [float(np.isin(part, shared).mean()) if len(part) else 0.0 for part in parts]
+    most = int(np.argmax(shares))
+    return Overlap(
+        corpus=corpus.digest,
+        corpus_tokens=corpus.header.tokens,
+        corpus_documents=corpus.header.documents,
+        corpus_bytes=corpus.size,
+        documents=len(scored),
+        exact=sum(exact),
+        near=sum(share >= NEAR for share in shares),
+        shared=len(shared) / max(1, len(wanted)),
+        most=shares[most],
+        most_document=stream.doc_names[most],
+    )
+
+
+def _hash(ids: npt.NDArray[np.integer]) -> bytes:
+    return hashlib.blake2b(ids.astype("<u4").tobytes(), digest_size=16).digest()

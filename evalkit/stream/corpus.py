@@ -1,0 +1,382 @@
+"""What is a corpus file (``.ekc``)?  Token ids of whole documents, to be counted before the first target.
+
+    magic 8 bytes | version u32 | header length u32 | header crc32 u32 | header JSON | ids as raw LZMA2 | sha256 of all before
+
+The header is canonical JSON (:class:`CorpusHeader`); numbers are little-endian, ids uint16 where the vocabulary allows and
+uint32 beyond.  A corpus holds its text and not counts of it, for three reasons: per byte of file it brings more than
+pruned counts do (benches/DEADENDS.md); whatever the bytes are, counts taken from text sum up to their totals, so no
+file can break a row; and the file itself says which documents it was made from, so that nothing about its provenance has
+to be believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import lzma
+import math
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from evalkit.errors import InputError
+from evalkit.stream.files import check_file, write_atomic
+from evalkit.stream.pieces import Int64
+from evalkit.stream.read import encoded
+from evalkit.stream.text import kind_of, read_documents
+from evalkit.stream.tokenizer import Tokenizer
+
+MAGIC = b"EVKCORP\x1a"
+VERSION = 1
+MAX_TOKENS = 1 << 32
+MAX_HEADER = 1 << 16
+MAX_FILE = 1 << 36
+DICTIONARY = 1 << 25
+"""LZMA2's window, bytes: what a decoder must hold beside the ids."""
+SLAB = 1 << 20
+HELD = 9 << 13
+"""More bytes than the encoder ever holds back: a chunk of 64 KiB and what it looks ahead."""
+STORED = 1.001
+"""More than a byte of ids takes where LZMA2 finds nothing to pack."""
+SMOOTH = 0.1
+"""Weight of all texts in the pairs of the wanted text, as a share of its length."""
+_PREFIX = struct.Struct("<8sIII")
+_BUCKETS = 1 << 20
+
+Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+Float64 = npt.NDArray[np.float64]
+
+
+class CorpusHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the file says of itself; ``tokens`` counts a BOS before each of ``documents``."""
+
+    vocab_size: int
+    bos_id: int
+    tokenizer: str
+    """Fingerprint of the tokenizer that made the ids."""
+    tokens: int
+    documents: int
+    text_bytes: int
+    packed_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """ids: [tokens], every document after its BOS.  digest: hex sha256 of the file's content.  size: bytes of the file."""
+
+    header: CorpusHeader
+    ids: Ids
+    digest: str
+    size: int
+    name: str
+
+    @cached_property
+    def doc_start(self) -> Int64:
+        """Index of each document's BOS: int64 [documents]."""
+        return np.flatnonzero(self.ids == self.header.bos_id)
+
+    def documents(self) -> Iterator[Ids]:
+        """Ids of each document, BOS left out."""
+        ends = np.append(self.doc_start[1:], len(self.ids))
+        for start, end in zip(self.doc_start, ends, strict=True):
+            yield self.ids[start + 1 : end]
+
+    def check_tokenizer(self, vocab_size: int, fingerprint: str) -> None:
+        """InputError unless the ids are those of this tokenizer."""
+        if self.header.tokenizer != fingerprint:
+            raise InputError(
+                f"{self.name}: made with another tokenizer ({self.header.vocab_size} ids, sha256 "
+                f"{self.header.tokenizer[:12]}) than this checkpoint's ({vocab_size} ids, sha256 {fingerprint[:12]}); "
+                "make it again with evalkit corpus build --checkpoint C"
+            )
+
+
+def read_corpus(path: str | Path) -> Corpus:
+    """Read and check a whole file.  InputError, one sentence, on anything that is not exactly as written."""
+    path = check_file(path)
+    if (size := path.stat().st_size) > MAX_FILE:
+        raise InputError(f"{path}: {size:,} bytes is too long for a corpus (at most {MAX_FILE:,})")
+    return parse_corpus(path.read_bytes(), str(path))
+
+
+def parse_corpus(data: bytes, name: str) -> Corpus:
+    """The same from bytes; ``name`` is for errors."""
+    header, body = _header(data, name)
+    width = _width(header.vocab_size)
+    ids = np.frombuffer(_unpacked(body, width * header.tokens, name), dtype=f"<u{width}")
+    if int(ids.max()) >= header.vocab_size:
+        raise InputError(f"{name}: id {int(ids.max())} is outside its vocabulary of {header.vocab_size}; make it again")
+    starts = int(np.count_nonzero(ids == header.bos_id))
+    if ids[0] != header.bos_id or starts != header.documents:
+        raise InputError(
+            f"{name}: {starts:,} documents begin in the ids, the header says {header.documents:,}; make it again"
+        )
+    return Corpus(header, ids.astype(ids.dtype.newbyteorder("=")), data[-32:].hex(), len(data), name)
+
+
+def _header(data: bytes, name: str) -> tuple[CorpusHeader, memoryview]:
+    if len(data) < _PREFIX.size + 32 or not data.startswith(MAGIC):
+        raise InputError(
+            f"{name} ({len(data):,} bytes) is not a corpus: wrong magic; make one with evalkit corpus build"
+        )
+    _, version, length, crc = _PREFIX.unpack_from(data)
+    if version != VERSION:
+        raise InputError(f"{name}: corpus version {version}, this program reads {VERSION}; use a matching release")
+    room = len(data) - _PREFIX.size - 32
+    if length > min(room, MAX_HEADER):
+        raise InputError(f"{name} is cut short: a header of {length:,} bytes where {room:,} remain; copy it again")
+    encoded_header = data[_PREFIX.size : _PREFIX.size + length]
+    if zlib.crc32(encoded_header) != crc:
+        raise InputError(f"{name}: header crc32 {zlib.crc32(encoded_header):08x}, expected {crc:08x}; copy it again")
+    try:
+        header = msgspec.json.decode(encoded_header, type=CorpusHeader)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as fault:
+        raise InputError(f"{name}: the header is not understood ({fault}); make it again") from None
+    if data[-32:] != hashlib.sha256(memoryview(data)[:-32]).digest():
+        raise InputError(f"{name}: the sha256 at its end does not match its content; copy or make it again")
+    if header.packed_bytes != room - length:
+        raise InputError(
+            f"{name}: {room - length:,} bytes of ids, the header says {header.packed_bytes:,}; copy it again"
+        )
+    sane = 2 <= header.vocab_size <= 1 << 31 and 0 <= header.bos_id < header.vocab_size and header.text_bytes >= 0
+    if not sane or not 1 < header.tokens <= MAX_TOKENS or not 1 <= header.documents <= header.tokens:
+        raise InputError(
+            f"{name}: {header.tokens} tokens in {header.documents} documents of {header.vocab_size} ids cannot be; "
+            "make it again"
+        )
+    return header, memoryview(data)[_PREFIX.size + length : -32]
+
+
+def _unpacked(body: memoryview, size: int, name: str) -> bytes:
+    """Exactly ``size`` bytes, or InputError; memory grows with what really comes out."""
+    opener, parts, held = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(2)), [], 0
+    feed: bytes | memoryview = body
+    try:
+        while not opener.eof and held <= size:
+            piece = opener.decompress(bytes(feed), max_length=SLAB * 16)
+            parts.append(piece)
+            held += len(piece)
+            feed = b""
+            if not piece and opener.needs_input:
+                break
+    except lzma.LZMAError as fault:
+        raise InputError(f"{name}: the ids do not unpack ({fault}); copy it again") from None
+    if held != size or not opener.eof:
+        raise InputError(f"{name}: {held:,} bytes of ids come out, the header says {size:,}; copy it again")
+    return b"".join(parts)
+
+
+def _width(vocab_size: int) -> int:
+    return 2 if vocab_size <= 1 << 16 else 4
+
+
+def _filters(width: int) -> list[dict[str, Any]]:
+    # lp and pb: positions repeat every two bytes; of 4-byte ids the upper halves cost next to nothing all the same
+    return [
+        {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": DICTIONARY, "lc": 3, "lp": width // 2, "pb": width // 2}
+    ]
+
+
+@dataclass
+class Built:
+    """What :func:`build_corpus` has done so far; ``watch`` gets it."""
+
+    documents: int = 0
+    """Documents read."""
+    tokens: int = 0
+    text_bytes: int = 0
+    kept_documents: int = 0
+    kept_tokens: int = 0
+    kept_bytes: int = 0
+    packed_bytes: int = 0
+    size: int = 0
+
+
+def build_corpus(
+    paths: Sequence[str | Path],
+    tokenizer: Tokenizer,
+    out: str | Path,
+    *,
+    size: int | None = None,
+    like: Sequence[str | Path] = (),
+    force: bool = False,
+    watch: Callable[[Built], None] = lambda built: None,
+) -> Built:
+    """Write the corpus of these text files; returns what was kept.
+
+    ``size``: bytes of the file at most; None keeps every document.  Which documents to keep then: those most like the
+    text ``like`` (:func:`likeness`), or, without it, an even sample by hash.  Memory is bounded: ids wait in a
+    temporary file beside ``out``.  Raises InputError.
+    """
+    out = Path(out)
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: the folder {out.parent} does not exist; make it first")
+    if out.exists() and not force:
+        raise InputError(f"{out}: already exists; add --force to replace it")
+    if size is not None and size < 4096:
+        raise InputError(f"{out}: {size} bytes is too little for a corpus; give at least 4096")
+    if like and size is None:
+        raise InputError("--like says which documents to keep, but without --bytes all are kept; give --bytes N")
+    done = Built()
+    with TemporaryFile(dir=out.parent) as spool, TemporaryFile(dir=out.parent) as packed:
+        starts, bytes_of = _spooled(paths, tokenizer, spool, done, watch)
+        dtype = np.dtype(f"<u{_width(tokenizer.vocab_size)}")
+        ids = np.memmap(spool, dtype=dtype, mode="r")
+        order: Iterable[int] = range(len(bytes_of))
+        if size is not None:
+            order = np.argsort(-_worth(ids, starts, tokenizer, like), kind="stable").tolist()
+        _packed(ids, starts, bytes_of, order, size, packed, done, watch)
+        del ids
+        header = CorpusHeader(
+            vocab_size=tokenizer.vocab_size,
+            bos_id=tokenizer.bos_id,
+            tokenizer=tokenizer.fingerprint,
+            tokens=done.kept_tokens,
+            documents=done.kept_documents,
+            text_bytes=done.kept_bytes,
+            packed_bytes=done.packed_bytes,
+        )
+        packed.seek(0)
+        write_atomic(out, _pieces(header, iter(lambda: packed.read(SLAB), b"")))
+    done.size = out.stat().st_size
+    return done
+
+
+def write_corpus(
+    out: str | Path, ids: npt.NDArray[np.integer], *, vocab_size: int, bos_id: int, tokenizer: str, text_bytes: int = 0
+) -> None:
+    """Write ids [n], a BOS before each document, as they are.  ``tokenizer``: its fingerprint."""
+    width = _width(vocab_size)
+    packed = lzma.compress(ids.astype(f"<u{width}").tobytes(), lzma.FORMAT_RAW, filters=_filters(width))
+    header = CorpusHeader(
+        vocab_size=vocab_size,
+        bos_id=bos_id,
+        tokenizer=tokenizer,
+        tokens=len(ids),
+        documents=int(np.count_nonzero(ids == bos_id)),
+        text_bytes=text_bytes,
+        packed_bytes=len(packed),
+    )
+    write_atomic(out, _pieces(header, [packed]))
+
+
+def _pieces(header: CorpusHeader, packed: Iterable[bytes]) -> Iterator[bytes]:
+    """The whole file."""
+    encoded_header = msgspec.json.encode(header, order="sorted")
+    prefix = _PREFIX.pack(MAGIC, VERSION, len(encoded_header), zlib.crc32(encoded_header)) + encoded_header
+    digest = hashlib.sha256()
+    for piece in itertools.chain([prefix], packed):
+        digest.update(piece)
+        yield piece
+    yield digest.digest()
+
+
+def _spooled(
+    paths: Sequence[str | Path],
+    tokenizer: Tokenizer,
+    spool: IO[bytes],
+    done: Built,
+    watch: Callable[[Built], None],
+) -> tuple[Int64, Int64]:
+    """Encode all documents into ``spool``: (start of each and the end, bytes of each)."""
+    starts, bytes_of = [0], list[int]()
+    for path in paths:
+        kind = kind_of(path)
+        if kind == "shard":
+            raise InputError(f"{path}: this is a token shard; give the text (.txt or .jsonl) that it was made from")
+        for batch, ids in encoded(read_documents(path, kind), tokenizer):
+            found = np.flatnonzero(ids == tokenizer.bos_id)
+            starts += (np.append(found[1:], len(ids)) + done.tokens).tolist()
+            bytes_of += [len(d.data) for d in batch]
+            spool.write(ids.astype(f"<u{_width(tokenizer.vocab_size)}").tobytes())
+            done.documents, done.tokens = len(bytes_of), done.tokens + len(ids)
+            done.text_bytes += sum(len(d.data) for d in batch)
+            watch(done)
+    spool.flush()
+    return np.array(starts, np.int64), np.array(bytes_of, np.int64)
+
+
+def _packed(
+    ids: Ids,
+    starts: Int64,
+    bytes_of: Int64,
+    order: Iterable[int],
+    size: int | None,
+    packed: IO[bytes],
+    done: Built,
+    watch: Callable[[Built], None],
+) -> None:
+    """Compress documents in this order, as far as ``size`` reaches."""
+    packer = lzma.LZMACompressor(lzma.FORMAT_RAW, filters=_filters(ids.itemsize))
+    room = math.inf if size is None else size - _PREFIX.size - 32 - 512  # 512: the header, of some 250 bytes
+    raw = 0
+    for i in order:
+        part = ids[starts[i] : starts[i + 1]]
+        # What the encoder will make of a document is not known before, so it counts at full length: HELD and this, or all
+        # that was fed so far, is more than can still come out.
+        if done.packed_bytes + HELD + part.nbytes > room and (raw + part.nbytes) * STORED > room:
+            continue
+        piece = packer.compress(part.tobytes())
+        packed.write(piece)
+        raw += part.nbytes
+        done.packed_bytes += len(piece)
+        done.kept_documents += 1
+        done.kept_tokens += len(part)
+        done.kept_bytes += int(bytes_of[i])
+        watch(done)
+    if not done.kept_documents:
+        raise InputError(f"no document fits into {size} bytes; give more --bytes")
+    piece = packer.flush()
+    packed.write(piece)
+    done.packed_bytes += len(piece)
+    packed.flush()
+
+
+def _worth(ids: Ids, starts: Int64, tokenizer: Tokenizer, like: Sequence[str | Path]) -> Float64:
+    """What comes first: float64 [documents]."""
+    if not like:
+        return np.random.default_rng(0).random(len(starts) - 1)
+    wanted, everything = np.zeros(_BUCKETS), np.zeros(_BUCKETS)
+    for path in like:
+        for _, found in encoded(read_documents(path, kind_of(path)), tokenizer):
+            _count_pairs(found, wanted)
+    for lo in range(0, len(ids), SLAB):
+        _count_pairs(ids[lo : lo + SLAB + 1], everything)
+    return likeness(ids, starts, wanted, everything)
+
+
+def likeness(ids: Ids, starts: Int64, wanted: Float64, everything: Float64) -> Float64:
+    """Mean over a document's tokens of log p(pair in the wanted text) / p(pair in all texts), nats: float64 [documents].
+
+    wanted, everything: counts of hashed pairs of neighbouring tokens, [_BUCKETS].  (Moore and Lewis, "Intelligent
+    selection of language model training data", 2010, with pairs smoothed towards all texts.)
+    """
+    n = wanted.sum()
+    ratio = wanted / np.maximum(everything, 1.0) * everything.sum()
+    gain = np.log((ratio + SMOOTH * n) / (n + SMOOTH * n))
+    out = np.empty(len(starts) - 1)
+    for i in range(len(out)):
+        part = ids[starts[i] : starts[i + 1]]
+        out[i] = gain[_pairs(part)].mean() if len(part) > 1 else -np.inf
+    return out
+
+
+def _pairs(ids: npt.NDArray[np.integer]) -> Int64:
+    """Bucket of each pair of neighbours: int64 [n - 1]."""
+    x = ids.astype(np.uint64)
+    with np.errstate(over="ignore"):
+        mixed = (x[:-1] * np.uint64(0x9E3779B97F4A7C15) + x[1:]) * np.uint64(0xBF58476D1CE4E5B9)
+    return (mixed >> np.uint64(44)).astype(np.int64)
+
+
+def _count_pairs(ids: npt.NDArray[np.integer], counts: Float64) -> None:
+    counts += np.bincount(_pairs(ids), minlength=_BUCKETS)
