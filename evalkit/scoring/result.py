@@ -15,9 +15,11 @@ import numpy as np
 from evalkit.adapters.base import Float64
 from evalkit.scoring.ledger import BookedChunk
 from evalkit.scoring.statistics import paired_interval
-from evalkit.units import bits_per_byte, total_nats
+from evalkit.units import LN2, bits_per_byte, total_nats
 
 SCHEMA = 1
+LARGEST_EXPONENT = 709.0
+"""exp of more is beyond float64."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,27 @@ def totals(table: DocumentTable) -> dict[str, Any]:
         "nats": last,
         "bpb": bits_per_byte(last, size) if size else None,
     }
+
+
+def perplexities(sums: dict[str, Any], words: int) -> dict[str, Any]:
+    """What other tools print, from :func:`totals`: perplexity a token (target), a word and a byte, of base and whole stack.
+
+    Null where there is nothing to divide by, or the number is beyond float64.
+    """
+
+    def of(nats: float, bpb: float | None) -> dict[str, float | None]:
+        return {
+            "token": _perplexity(nats, sums["targets"]),
+            "word": _perplexity(nats, words),
+            "byte": None if bpb is None else _perplexity(bpb * LN2, 1),
+        }
+
+    return {"words": words, "base": of(sums["base_nats"], sums["base_bpb"]), "stack": of(sums["nats"], sums["bpb"])}
+
+
+def _perplexity(nats: float, count: int) -> float | None:
+    """exp(nats / count)."""
+    return math.exp(nats / count) if count and nats / count < LARGEST_EXPONENT else None
 
 
 def stage_rows(table: DocumentTable, adapters: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from evalkit.scoring.result import (
     DocumentTable,
     Result,
     document_columns,
+    perplexities,
     stage_rows,
     totals,
     write_documents,
@@ -144,6 +145,7 @@ def score(
     wall = time.perf_counter() - began
     described = [{"adapter": a.name, "settings": msgspec.to_builtins(a.settings)} for a in [*compared, *experts]]
     table = DocumentTable.from_chunks(loop.ledger.chunks, len(stages))
+    sums = totals(table)
     run = {
         "schema": SCHEMA,
         "settings": settings,
@@ -152,7 +154,8 @@ def score(
         "complete": complete,
         "coverage": {"booked": [[1, loop.ledger.next_target]], "targets": [1, stream.n_targets + 1]},
         "budget": loop.guard.report(),
-        "totals": totals(table),
+        "totals": sums,
+        "perplexity": perplexities(sums, stream.words(sums["targets"])),
         "stages": stage_rows(table, described, options.seed),
         "bytes_from": stream.bytes_from,
         "folding": asdict(stream.folding) if stream.folding else None,

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from evalkit.errors import InputError
 from evalkit.stream import shard
-from evalkit.stream.pieces import SLAB, Int64
+from evalkit.stream.pieces import SLAB, WHITE, Int64
 from evalkit.stream.read import Part, documents_part, read_part, tokens_part
 from evalkit.stream.shard import read_shard
 from evalkit.stream.text import Document, Kind, kind_of
@@ -91,6 +91,27 @@ class Stream:
         """Bytes of targets lo..hi-1 given their predecessors: int64 [hi - lo], 1 <= lo <= hi <= n_targets + 1."""
         self._check(lo, hi)
         return self.tokenizer.pieces.target_bytes(self.tokens[lo - 1 : hi - 1], self.tokens[lo:hi])
+
+    def words(self, n_targets: int) -> int:
+        """Words of the first ``n_targets`` targets: runs of bytes without ASCII white space; no word spans documents.
+
+        A word counts when its first byte is there.
+        """
+        count, behind_gap = 0, True
+        for lo in range(1, n_targets + 1, SLAB):
+            before, ids = (
+                self.tokens[lo - 1 : min(lo + SLAB - 1, n_targets)],
+                self.tokens[lo : min(lo + SLAB, n_targets + 1)],
+            )
+            size = self.tokenizer.pieces.target_bytes(before, ids)
+            data = np.frombuffer(self.tokenizer.pieces.decode(before, ids), np.uint8)
+            begins = np.zeros(len(data) + 1, np.bool_)  # where a document begins
+            begins[(np.cumsum(size) - size)[ids == self.tokenizer.bos_id]] = True
+            gap = np.isin(data, np.frombuffer(WHITE, np.uint8))
+            follows = np.concatenate(([behind_gap], gap[:-1])) if len(data) else gap
+            count += int((~gap & (follows | begins[:-1])).sum())
+            behind_gap = bool(begins[-1] or (gap[-1] if len(data) else behind_gap))
+        return count
 
     def doc_of_target(self, lo: int, hi: int) -> Int64:
         """Document of targets lo..hi-1 (the one that contains token t-1): int64 [hi - lo]."""
