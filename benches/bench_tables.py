@@ -49,7 +49,7 @@ def cost(work: Callable[[], Any], tokens: int) -> float:
 
 def floor_of(size: int, tokens: int = 300_000) -> float:
     """Nanoseconds of six random read-modify-writes in a region of ``size`` bytes: median of 3."""
-    probe = _native.Probe(size)
+    probe = _native.Probe(bytes=size)
     return statistics.median(cost(lambda: probe.touch(ORDERS * tokens), tokens) for _ in range(3))
 
 
@@ -78,7 +78,7 @@ def table_row(x: np.ndarray, vocab: int, repeats: int, expected: int) -> dict[st
     costs, table = [], None
     for _ in range(repeats + 1):
         table = None
-        table = _native.GramTable(vocab, ORDERS + 1, 6 * GIB, expected)
+        table = _native.GramTable(vocab=vocab, max_order=ORDERS + 1, bytes=6 * GIB, expected_tokens=expected)
         costs.append(cost(lambda t=table: count_all(t, x), len(x)))
     assert table is not None
     return measured(costs, table.bytes, len(x)) | {"grams": table.grams, "rebuilds": table.rebuilds}
@@ -152,14 +152,33 @@ def hint_rows(x: np.ndarray, vocab: int, roles: np.ndarray) -> dict[str, Any]:
 
     def agree(orders: list[int], words: list[int], document: list[int]) -> Callable[[int], Any]:
         theta = [block * len(orders)] * bool(orders) + [block] * (2 * len(words) + 2 * len(document))
-        return lambda n: _native.Agree(vocab, orders, words, document, roles, 1, theta, 4 * GIB, n)
+        return lambda n: _native.Agree(
+            vocab=vocab,
+            orders=orders,
+            words=words,
+            document_words=document,
+            roles=roles,
+            bos=1,
+            theta=theta,
+            bytes=4 * GIB,
+            expected_tokens=n,
+        )
 
     nine = list(range(8, 17))
     makers = {
         "best_agree, token 16 and within-word": agree([16], [1], []),
         "best_agree, with two words": agree([16], [1, 2], []),
         "best_agree, default": agree([4, 8, 16], [1, 2], [1]),
-        "tilt, nine orders": lambda n: _native.Tilt(vocab, nine, [0.0] * 9, [1] * 9, -1.0, [block * 9], 4 * GIB, n),
+        "tilt, nine orders": lambda n: _native.Tilt(
+            vocab=vocab,
+            orders=nine,
+            min_share=[0.0] * 9,
+            min_count=[1] * 9,
+            fixed=-1.0,
+            theta=[block * 9],
+            bytes=4 * GIB,
+            expected_tokens=n,
+        ),
     }
     return {name: hint_row(make, x) for name, make in makers.items()}
 
@@ -169,11 +188,48 @@ def ppm_rows(x: np.ndarray, vocab: int) -> dict[str, float]:
     rng, orders = np.random.default_rng(0), list(range(1, ORDERS + 1))
     p, entropy, top = rng.uniform(1e-4, 1.0, (CHUNK, 1)), rng.uniform(0, 6, CHUNK), np.zeros(CHUNK, np.int32)
     cores = {
-        "dirichlet 2..7": _native.DirichletPpm(vocab, [2, 3, 4, 5, 6, 7], [4.0] * 6, 1, 4 * GIB, len(x)),
-        "learned, stream 1..6": _native.LearnedPpm(vocab, 1, orders, [], 0.3, False, 4 * GIB, GIB, len(x)),
-        "learned, both clocks, side": _native.LearnedPpm(vocab, 1, orders, orders, 0.3, True, 4 * GIB, GIB, len(x)),
+        "dirichlet 2..7": _native.DirichletPpm(
+            vocab=vocab,
+            orders=[2, 3, 4, 5, 6, 7],
+            strength=[4.0] * 6,
+            min_count=1,
+            bytes=4 * GIB,
+            expected_tokens=len(x),
+        ),
+        "learned, stream 1..6": _native.LearnedPpm(
+            vocab=vocab,
+            bos=1,
+            orders=orders,
+            document_orders=[],
+            rate=0.3,
+            side=False,
+            bytes=4 * GIB,
+            document_bytes=GIB,
+            expected_tokens=len(x),
+        ),
+        "learned, both clocks, side": _native.LearnedPpm(
+            vocab=vocab,
+            bos=1,
+            orders=orders,
+            document_orders=orders,
+            rate=0.3,
+            side=True,
+            bytes=4 * GIB,
+            document_bytes=GIB,
+            expected_tokens=len(x),
+        ),
         "learned, continuations": _native.ContinuationPpm(
-            vocab, 1, orders, orders, 0.3, True, 4 * GIB, GIB, len(x), fast=0.5, discount=0.7
+            vocab=vocab,
+            bos=1,
+            orders=orders,
+            document_orders=orders,
+            rate=0.3,
+            side=True,
+            bytes=4 * GIB,
+            document_bytes=GIB,
+            expected_tokens=len(x),
+            fast=0.5,
+            discount=0.7,
         ),
     }
     rows = {}

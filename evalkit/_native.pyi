@@ -21,7 +21,7 @@ def smallest_table(vocab: int, max_order: int) -> int:
 class GramTable:
     """Exact counts of n-grams of 1..max_order tokens.  When ``bytes`` are used up it freezes: nothing is counted."""
 
-    def __init__(self, vocab: int, max_order: int, bytes: int, expected_tokens: int = 0) -> None: ...
+    def __init__(self, *, vocab: int, max_order: int, bytes: int, expected_tokens: int = 0) -> None: ...
     def start(self, token: int) -> None:
         """Forget everything; ``token`` is context and is not counted."""
 
@@ -56,12 +56,13 @@ class GramTable:
 class Probe:
     """Random read-modify-writes of cache lines, fetched ahead: the floor under every table of that size."""
 
-    def __init__(self, bytes: int) -> None: ...
+    def __init__(self, *, bytes: int) -> None: ...
     def touch(self, n: int) -> int: ...
 
 class DirichletPpm:
     def __init__(
         self,
+        *,
         vocab: int,
         orders: list[int],
         strength: list[float],
@@ -86,6 +87,7 @@ def smallest_mixer() -> int:
 class Mixer:
     def __init__(
         self,
+        *,
         vocab: int,
         orders: list[int],
         smoothing: str,
@@ -127,6 +129,7 @@ class Mixer:
 class LogBias:
     def __init__(
         self,
+        *,
         vocab: int,
         bos: int,
         stride: int,
@@ -152,7 +155,7 @@ class LogBias:
         """Number of tokens with a bias of their own."""
 
 class Temperature:
-    def __init__(self, vocab: int, exponent: float, learn: bool, anchor: bool, prior: float) -> None: ...
+    def __init__(self, *, vocab: int, exponent: float, learn: bool, anchor: bool, prior: float) -> None: ...
     def begin(self) -> None: ...
     def score(self, tokens: Int32, p: Float64, model: Float64 | None, entropy: Float64 | None) -> Float64: ...
     def row(self, p: Float64, model: Float64 | None, entropy: Float64 | None) -> Float64: ...
@@ -192,6 +195,7 @@ class SequenceSet:
 class LearnedPpm:
     def __init__(
         self,
+        *,
         vocab: int,
         bos: int,
         orders: list[int],
@@ -265,6 +269,7 @@ class _HintExpert:
 class Tilt(_HintExpert):
     def __init__(
         self,
+        *,
         vocab: int,
         orders: list[int],
         min_share: list[float],
@@ -278,6 +283,7 @@ class Tilt(_HintExpert):
 class Match(_HintExpert):
     def __init__(
         self,
+        *,
         vocab: int,
         min_length: int,
         max_length: int,
@@ -290,6 +296,7 @@ class Match(_HintExpert):
 class Agree(_HintExpert):
     def __init__(
         self,
+        *,
         vocab: int,
         orders: list[int],
         words: list[int],

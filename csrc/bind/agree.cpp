@@ -68,7 +68,7 @@ void bind_agree(pybind11::module_& m) {
     namespace py = pybind11;
     using namespace evalkit::bind;
     py::class_<AgreeFace> face(m, "Agree");
-    face.def(py::init(&make_agree), py::arg("vocab"), py::arg("orders"), py::arg("words"), py::arg("document_words"),
+    face.def(py::init(&make_agree), py::kw_only(), py::arg("vocab"), py::arg("orders"), py::arg("words"), py::arg("document_words"),
              py::arg("roles").noconvert(), py::arg("bos"), py::arg("theta"), py::arg("bytes"),
              py::arg("expected_tokens"));
     bind_face(face);

@@ -102,7 +102,7 @@ void bind_bias(pybind11::module_& m) {
                  return std::make_unique<BiasFace>(evalkit::BiasSettings{vocab, bos, stride, fisher, rate, global_prior,
                                                                          document_prior, previous_prior, keep, bytes});
              }),
-             py::arg("vocab"), py::arg("bos"), py::arg("stride"), py::arg("fisher"), py::arg("rate"),
+             py::kw_only(), py::arg("vocab"), py::arg("bos"), py::arg("stride"), py::arg("fisher"), py::arg("rate"),
              py::arg("global_prior"), py::arg("document_prior"), py::arg("previous_prior"), py::arg("keep"),
              py::arg("bytes"))
         .def("begin", &BiasFace::begin, py::arg("first_token"))
@@ -118,7 +118,7 @@ void bind_bias(pybind11::module_& m) {
                  return std::make_unique<TemperatureFace>(
                      evalkit::TemperatureSettings{vocab, exponent, learn, anchor, prior});
              }),
-             py::arg("vocab"), py::arg("exponent"), py::arg("learn"), py::arg("anchor"), py::arg("prior"))
+             py::kw_only(), py::arg("vocab"), py::arg("exponent"), py::arg("learn"), py::arg("anchor"), py::arg("prior"))
         .def("begin", &TemperatureFace::begin)
         .def("score", &TemperatureFace::score, py::arg("tokens").noconvert(), py::arg("p").noconvert(),
              py::arg("model"), py::arg("entropy"))

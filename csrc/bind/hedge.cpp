@@ -103,7 +103,7 @@ void bind_hedge(pybind11::module_& m) {
     using namespace evalkit::bind;
     m.def("smallest_mixer", &evalkit::NgramCounts::smallest);
     py::class_<MixerFace>(m, "Mixer")
-        .def(py::init(&make_mixer), py::arg("vocab"), py::arg("orders"), py::arg("smoothing"), py::arg("discount"),
+        .def(py::init(&make_mixer), py::kw_only(), py::arg("vocab"), py::arg("orders"), py::arg("smoothing"), py::arg("discount"),
              py::arg("by"), py::arg("update"), py::arg("rate"), py::arg("share"), py::arg("prior"), py::arg("bytes"))
         .def("begin", &MixerFace::begin, py::arg("first_token"))
         .def("score", &MixerFace::score, py::arg("tokens").noconvert(), py::arg("cands"), py::arg("p").noconvert(),

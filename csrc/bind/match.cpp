@@ -32,7 +32,7 @@ void bind_match(pybind11::module_& m) {
     using namespace evalkit::bind;
     m.attr("match_buckets") = evalkit::MatchHints::kBuckets;
     py::class_<MatchFace> face(m, "Match");
-    face.def(py::init(&make_match), py::arg("vocab"), py::arg("min_length"), py::arg("max_length"), py::arg("misses"),
+    face.def(py::init(&make_match), py::kw_only(), py::arg("vocab"), py::arg("min_length"), py::arg("max_length"), py::arg("misses"),
              py::arg("theta"), py::arg("bytes"), py::arg("expected_tokens"));
     bind_face(face);
 }

@@ -166,7 +166,7 @@ void bind_learned(py::module_& m, const char* name) {
                  }
                  return std::make_unique<Face>(std::move(s));
              }),
-             py::arg("vocab"), py::arg("bos"), py::arg("orders"), py::arg("document_orders"), py::arg("rate"),
+             py::kw_only(), py::arg("vocab"), py::arg("bos"), py::arg("orders"), py::arg("document_orders"), py::arg("rate"),
              py::arg("side"), py::arg("bytes"), py::arg("document_bytes"), py::arg("expected_tokens"),
              py::arg("fast") = 0.0, py::arg("discount") = 0.0, py::arg("corpus") = nullptr,
              py::arg("corpus_orders") = std::vector<int>{})
@@ -202,7 +202,7 @@ void bind_ppm(pybind11::module_& m) {
                  s.expected_tokens = expected_tokens;
                  return std::make_unique<DirichletFace>(std::move(s));
              }),
-             py::arg("vocab"), py::arg("orders"), py::arg("strength"), py::arg("min_count"), py::arg("bytes"),
+             py::kw_only(), py::arg("vocab"), py::arg("orders"), py::arg("strength"), py::arg("min_count"), py::arg("bytes"),
              py::arg("expected_tokens"))
         .def("begin", &DirichletFace::begin, py::arg("first_token"))
         .def("score", &DirichletFace::score, py::arg("tokens").noconvert(), py::arg("cands"), py::arg("p").noconvert())

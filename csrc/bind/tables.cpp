@@ -113,7 +113,7 @@ void bind_tables(pybind11::module_& m) {
         .def(py::init([](std::uint32_t vocab, int max_order, std::size_t bytes, std::size_t expected_tokens) {
                  return std::make_unique<TableFace>(evalkit::GramTable(vocab, max_order, bytes, expected_tokens));
              }),
-             py::arg("vocab"), py::arg("max_order"), py::arg("bytes"), py::arg("expected_tokens") = 0)
+             py::kw_only(), py::arg("vocab"), py::arg("max_order"), py::arg("bytes"), py::arg("expected_tokens") = 0)
         .def("start", &TableFace::start, py::arg("token"))
         .def("count", &TableFace::count, py::arg("tokens").noconvert())
         .def("followers", &TableFace::followers, py::arg("order"))
@@ -126,6 +126,6 @@ void bind_tables(pybind11::module_& m) {
         .def_property_readonly("grams", [](const TableFace& f) { return f.table().grams(); })
         .def_property_readonly("rebuilds", [](const TableFace& f) { return f.table().rebuilds(); });
     py::class_<Probe>(m, "Probe")
-        .def(py::init<std::size_t>(), py::arg("bytes"))
+        .def(py::init<std::size_t>(), py::kw_only(), py::arg("bytes"))
         .def("touch", &Probe::touch, py::arg("n"), py::call_guard<py::gil_scoped_release>());
 }

@@ -31,7 +31,7 @@ void bind_tilt(pybind11::module_& m) {
     using namespace evalkit::bind;
     m.attr("count_buckets") = evalkit::kCountBuckets;
     py::class_<TiltFace> face(m, "Tilt");
-    face.def(py::init(&make_tilt), py::arg("vocab"), py::arg("orders"), py::arg("min_share"), py::arg("min_count"),
+    face.def(py::init(&make_tilt), py::kw_only(), py::arg("vocab"), py::arg("orders"), py::arg("min_share"), py::arg("min_count"),
              py::arg("fixed"), py::arg("theta"), py::arg("bytes"), py::arg("expected_tokens"));
     bind_face(face);
 }

@@ -25,11 +25,11 @@ from evalkit.settings import make_settings, split_spec
 
 BUILT_IN = {
     "ppm": "evalkit.adapters.experts.ppm:Ppm",
-    "best_agree": "evalkit.adapters.experts.best_agree:BestAgree",
-    "tilt": "evalkit.adapters.experts.tilt:Tilt",
-    "match": "evalkit.adapters.experts.match:Match",
-    "hedge": "evalkit.adapters.experts.hedge:Hedge",
-    "backoff": "evalkit.adapters.experts.backoff:Backoff",
+    "best_agree": "evalkit.adapters.experts.hints:BestAgree",
+    "tilt": "evalkit.adapters.experts.hints:Tilt",
+    "match": "evalkit.adapters.experts.hints:Match",
+    "hedge": "evalkit.adapters.experts.mixing:Hedge",
+    "backoff": "evalkit.adapters.experts.mixing:Backoff",
     "log_bias": "evalkit.adapters.experts.log_bias:LogBias",
     "temperature": "evalkit.adapters.experts.temperature:Temperature",
     "full_ttt": "evalkit.adapters.learners.full_ttt:FullTtt",

@@ -275,7 +275,19 @@ def test_a_full_table_counts_the_beginning(texts: Path) -> None:
     x, p = ids[:300], np.full((299, 200), 1 / 200)
     got = []
     for corpus in (small, part):
-        kernel = _native.LearnedPpm(200, 1, [], [], 0.3, False, 1 << 22, 1 << 22, 0, 0.0, 0.0, corpus, [1, 2, 3, 4])
+        kernel = _native.LearnedPpm(
+            vocab=200,
+            bos=1,
+            orders=[],
+            document_orders=[],
+            rate=0.3,
+            side=False,
+            bytes=1 << 22,
+            document_bytes=1 << 22,
+            expected_tokens=0,
+            corpus=corpus,
+            corpus_orders=[1, 2, 3, 4],
+        )
         kernel.begin(int(x[0]))
         got.append(kernel.score(x[1:], None, p, None, None))
     np.testing.assert_array_equal(got[0], got[1])

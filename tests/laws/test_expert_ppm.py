@@ -41,7 +41,14 @@ def twin_scores(config: PpmSettings, x: np.ndarray, p: np.ndarray, frozen_at: in
 
 
 def core(config: PpmSettings, vocab: int, size: int) -> _native.DirichletPpm:
-    return _native.DirichletPpm(vocab, list(config.stream_orders), config.strength, config.min_count, size, 0)
+    return _native.DirichletPpm(
+        vocab=vocab,
+        orders=list(config.stream_orders),
+        strength=config.strength,
+        min_count=config.min_count,
+        bytes=size,
+        expected_tokens=0,
+    )
 
 
 @law
@@ -117,8 +124,21 @@ def test_learned_rows_are_the_twins(
     entropy, top = -(p * np.log(p)).sum(axis=1), p.argmax(axis=1).astype(np.int32)
     core = _native.LearnedPpm if discount is None else _native.ContinuationPpm
     corpus = _native.CountedCorpus(tokens=text, vocab=vocab, max_order=8, bytes=1 << 24) if corpus_orders else None
-    rest = (rate, side, 1 << 24, 1 << 22, 0, fast, discount or 0.0, corpus, sorted(corpus_orders))
-    kernel = core(vocab, 1, list(stream_orders), sorted(document), *rest)
+    kernel = core(
+        vocab=vocab,
+        bos=1,
+        orders=list(stream_orders),
+        document_orders=sorted(document),
+        rate=rate,
+        side=side,
+        bytes=1 << 24,
+        document_bytes=1 << 22,
+        expected_tokens=0,
+        fast=fast,
+        discount=discount or 0.0,
+        corpus=corpus,
+        corpus_orders=sorted(corpus_orders),
+    )
     kernel.begin(int(x[0]))
     twin = NaiveLearned(config, int(x[0]), bos=1, corpus=text.tolist())
     got = kernel.score(x[1:], None, p, entropy, top)
@@ -135,7 +155,17 @@ def test_full_continuations_are_the_twins(seed: int, spare: int) -> None:
     x, p = np.random.default_rng(seed).integers(0, 30, 500).astype(np.int32), np.full((499, 30), 1 / 30)
     x[400:] = x[:100]
     kernel = _native.ContinuationPpm(
-        30, 1, [1, 2, 3, 12], [1, 2], 0.3, False, FIRST_CHUNK + spare, 1 << 22, 0, config.fast, config.discount
+        vocab=30,
+        bos=1,
+        orders=[1, 2, 3, 12],
+        document_orders=[1, 2],
+        rate=0.3,
+        side=False,
+        bytes=FIRST_CHUNK + spare,
+        document_bytes=1 << 22,
+        expected_tokens=0,
+        fast=config.fast,
+        discount=config.discount,
     )
     kernel.begin(int(x[0]))
     got = kernel.score(x[1:], None, p, None, None)
@@ -152,7 +182,17 @@ def test_learning_helps_on_repeats() -> None:
     x, p = stream(3, 60, 3001), np.full((3000, 60), 1 / 60)
     scores = {}
     for rate in (0.0, 0.3):
-        fast = _native.LearnedPpm(60, 1, [1, 2, 3], [1, 2, 3], rate, False, 1 << 24, 1 << 22, 0)
+        fast = _native.LearnedPpm(
+            vocab=60,
+            bos=1,
+            orders=[1, 2, 3],
+            document_orders=[1, 2, 3],
+            rate=rate,
+            side=False,
+            bytes=1 << 24,
+            document_bytes=1 << 22,
+            expected_tokens=0,
+        )
         fast.begin(int(x[0]))
         scores[rate] = -np.log(fast.score(x[1:], x[1:, None].copy(), p[:, :1].copy(), None, None))
     assert scores[0.3][1500:].mean() < 0.8 * scores[0.0][1500:].mean()

@@ -12,9 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.adapters.base import Side, StreamInfo, TokenChunk, TokenLedger
-from evalkit.adapters.experts.best_agree import BestAgreeSettings, word_roles
-from evalkit.adapters.experts.match import MatchSettings
-from evalkit.adapters.experts.tilt import TiltSettings
+from evalkit.adapters.experts.hints import BestAgreeSettings, MatchSettings, TiltSettings, word_roles
 from evalkit.adapters.registry import make_adapter, parse_adapter
 from evalkit.errors import EvalkitError, InputError
 from tests.twins.best_agree import NaiveBestAgree

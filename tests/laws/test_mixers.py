@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from evalkit import _native
 from evalkit.adapters.base import Side, StreamInfo, TokenChunk
-from evalkit.adapters.experts.backoff import Backoff, BackoffSettings
-from evalkit.adapters.experts.hedge import Hedge, HedgeSettings
 from evalkit.adapters.experts.log_bias import LogBias, LogBiasSettings
+from evalkit.adapters.experts.mixing import Backoff, BackoffSettings, Hedge, HedgeSettings
 from evalkit.adapters.experts.temperature import Temperature, TemperatureSettings
 from tests.twins.backoff import NaiveBackoff
 from tests.twins.hedge import NaiveHedge
@@ -156,7 +155,18 @@ def test_full_counts_keep_what_they_have(smoothing: Any, seed: int) -> None:
     vocab, n, size = 25, 1100, _native.smallest_mixer()
     text = Text(seed, vocab, n)
     config = BackoffSettings(smoothing=smoothing, order=6)
-    fast = _native.Mixer(vocab, [6], smoothing, 0.75, list(config.by), "soft_bayes", config.rate, 0.0, 0.1, size)
+    fast = _native.Mixer(
+        vocab=vocab,
+        orders=[6],
+        smoothing=smoothing,
+        discount=0.75,
+        by=list(config.by),
+        update="soft_bayes",
+        rate=config.rate,
+        share=0.0,
+        prior=0.1,
+        bytes=size,
+    )
     fast.begin(text.first)
     order = np.random.default_rng(seed + 5).permutation(n)
     tokens = np.where(np.arange(n) < 900, text.tokens[order], text.tokens).astype(np.int32)

@@ -17,7 +17,7 @@ texts = st.lists(st.integers(0, 11), min_size=2, max_size=120).map(lambda x: np.
 
 
 def table_of(x: np.ndarray, size: int = 1 << 22, vocab: int = 12) -> _native.GramTable:
-    table = _native.GramTable(vocab, ORDERS, size)
+    table = _native.GramTable(vocab=vocab, max_order=ORDERS, bytes=size)
     table.start(int(x[0]))
     table.count(x[1:])
     return table
@@ -40,7 +40,7 @@ def naive_counts(x: np.ndarray) -> np.ndarray:
 @law
 @given(x=texts, cut=st.integers(0, 120))
 def test_counts_are_a_dicts_counts(x: np.ndarray, cut: int) -> None:
-    table = _native.GramTable(12, ORDERS, 1 << 22)
+    table = _native.GramTable(vocab=12, max_order=ORDERS, bytes=1 << 22)
     table.start(int(x[0]))
     rest = x[1:]
     got = np.concatenate((table.count(rest[:cut].copy()), table.count(rest[cut:].copy())))
@@ -109,7 +109,7 @@ def test_a_header_cannot_ask_for_memory() -> None:
 
 
 def test_a_table_has_to_be_started_and_ids_fit() -> None:
-    table = _native.GramTable(12, ORDERS, 1 << 20)
+    table = _native.GramTable(vocab=12, max_order=ORDERS, bytes=1 << 20)
     with pytest.raises(ValueError, match=r"start\(\) comes first"):
         table.count(np.zeros(1, np.int32))
     table.start(0)
@@ -124,12 +124,12 @@ def test_a_table_has_to_be_started_and_ids_fit() -> None:
 @pytest.mark.parametrize("arguments", [(1, 3, 1 << 20), (12, 0, 1 << 20), (12, 25, 1 << 20), (12, 3, 10)])
 def test_wrong_shapes_are_refused(arguments: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError):
-        _native.GramTable(*arguments)
+        _native.GramTable(**dict(zip(("vocab", "max_order", "bytes", "expected_tokens"), arguments, strict=False)))
 
 
 def test_memory_stays_below_the_bound_while_it_grows() -> None:
     bound = 8 << 20
-    table = _native.GramTable(1000, 6, bound)
+    table = _native.GramTable(vocab=1000, max_order=6, bytes=bound)
     table.start(0)
     rng = np.random.default_rng(1)
     for _ in range(40):

@@ -11,7 +11,9 @@ from evalkit import _native
 
 
 def ppm() -> _native.DirichletPpm:
-    core = _native.DirichletPpm(10, [2, 3], [4.0, 4.0], 1, 1 << 22, 0)
+    core = _native.DirichletPpm(
+        vocab=10, orders=[2, 3], strength=[4.0, 4.0], min_count=1, bytes=1 << 22, expected_tokens=0
+    )
     core.begin(0)
     return core
 
@@ -72,7 +74,11 @@ def test_a_refused_call_counts_nothing() -> None:
 )
 def test_wrong_construction_is_refused(arguments: tuple) -> None:
     with pytest.raises(ValueError):
-        _native.DirichletPpm(*arguments)
+        _native.DirichletPpm(
+            **dict(
+                zip(("vocab", "orders", "strength", "min_count", "bytes", "expected_tokens"), arguments, strict=False)
+            )
+        )
 
 
 def test_a_row_needs_a_row() -> None:

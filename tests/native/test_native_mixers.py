@@ -12,14 +12,42 @@ P = np.full((2, 10), 0.1)
 SIZE = 1 << 22
 
 
+MIXER = ("vocab", "orders", "smoothing", "discount", "by", "update", "rate", "share", "prior", "bytes")
+LOG_BIAS = (
+    "vocab", "bos", "stride", "fisher", "rate", "global_prior", "document_prior", "previous_prior", "keep", "bytes"
+)  # fmt: skip
+
+
 def mixer(by: list[str] | None = None) -> _native.Mixer:
-    core = _native.Mixer(10, [1, 3], "kneser_ney", 0.75, by or [], "soft_bayes", 0.02, 0.0, 0.1, SIZE)
+    core = _native.Mixer(
+        vocab=10,
+        orders=[1, 3],
+        smoothing="kneser_ney",
+        discount=0.75,
+        by=by or [],
+        update="soft_bayes",
+        rate=0.02,
+        share=0.0,
+        prior=0.1,
+        bytes=SIZE,
+    )
     core.begin(0)
     return core
 
 
 def log_bias() -> _native.LogBias:
-    return _native.LogBias(10, 1, 16, True, 0.03, 8.0, 4.0, 0.0, 0.0, 0)
+    return _native.LogBias(
+        vocab=10,
+        bos=1,
+        stride=16,
+        fisher=True,
+        rate=0.03,
+        global_prior=8.0,
+        document_prior=4.0,
+        previous_prior=0.0,
+        keep=0.0,
+        bytes=0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,7 +126,7 @@ def test_the_number_of_stages_may_not_change() -> None:
 )
 def test_wrong_mixers_are_refused(arguments: tuple) -> None:
     with pytest.raises(ValueError):
-        _native.Mixer(*arguments)
+        _native.Mixer(**dict(zip(MIXER, arguments, strict=True)))
 
 
 @pytest.mark.parametrize(
@@ -114,10 +142,12 @@ def test_wrong_mixers_are_refused(arguments: tuple) -> None:
 )
 def test_wrong_biases_are_refused(arguments: tuple) -> None:
     with pytest.raises(ValueError):
-        _native.LogBias(*arguments)
+        _native.LogBias(**dict(zip(LOG_BIAS, arguments, strict=True)))
 
 
-@pytest.mark.parametrize("core", [log_bias(), _native.Temperature(10, 1.0, False, False, 100.0)])
+@pytest.mark.parametrize(
+    "core", [log_bias(), _native.Temperature(vocab=10, exponent=1.0, learn=False, anchor=False, prior=100.0)]
+)
 def test_row_kernels_refuse_wrong_rows(core: _native.LogBias | _native.Temperature) -> None:
     extra = () if isinstance(core, _native.LogBias) else (None, None)
     for tokens, p, error in (
@@ -139,7 +169,7 @@ def test_row_kernels_refuse_wrong_rows(core: _native.LogBias | _native.Temperatu
 
 
 def test_learned_exponents_need_the_entropy() -> None:
-    core = _native.Temperature(10, 1.0, True, True, 100.0)
+    core = _native.Temperature(vocab=10, exponent=1.0, learn=True, anchor=True, prior=100.0)
     with pytest.raises(ValueError, match="entropy"):
         core.score(ONE, P, None, None)
     with pytest.raises(ValueError, match="model"):
@@ -148,7 +178,18 @@ def test_learned_exponents_need_the_entropy() -> None:
 
 
 def test_a_state_that_names_a_token_twice_is_refused() -> None:
-    core = _native.LogBias(4, -1, 16, True, 0.03, 8.0, 4.0, 1.0, 0.0, SIZE)
+    core = _native.LogBias(
+        vocab=4,
+        bos=-1,
+        stride=16,
+        fisher=True,
+        rate=0.03,
+        global_prior=8.0,
+        document_prior=4.0,
+        previous_prior=1.0,
+        keep=0.0,
+        bytes=SIZE,
+    )
     core.score(np.array([2, 3, 2], np.int32), np.full((3, 4), 0.25))
     state = core.state()
     row = 3 + 9 * 4

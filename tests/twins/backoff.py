@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from evalkit.adapters.base import Float64, Side
-from evalkit.adapters.experts.backoff import BackoffSettings
+from evalkit.adapters.experts.mixing import BackoffSettings
 
 Context = tuple[int, ...]
 

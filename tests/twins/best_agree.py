@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evalkit.adapters.base import Float64
-from evalkit.adapters.experts.best_agree import BestAgreeSettings
+from evalkit.adapters.experts.hints import BestAgreeSettings
 from tests.twins.hint_calibration import Hint, NaiveFollowers, NaiveTilt
 from tests.twins.tilt import NaiveOrders
 

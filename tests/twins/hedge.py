@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from evalkit.adapters.base import Float64, Side
-from evalkit.adapters.experts.hedge import HedgeSettings
+from evalkit.adapters.experts.mixing import HedgeSettings
 from tests.twins.backoff import NaiveNgrams, bucket, smooth
 
 

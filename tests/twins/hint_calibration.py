@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evalkit.adapters.base import Float64
-from evalkit.adapters.experts.calibration import RESTS, TOPS, Rates
+from evalkit.adapters.experts.hints import RESTS, TOPS, Rates
 
 
 class Hint(NamedTuple):

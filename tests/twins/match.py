@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from evalkit.adapters.base import Float64
-from evalkit.adapters.experts.calibration import LENGTHS, MISSES, RUNS, match_theta
-from evalkit.adapters.experts.match import MatchSettings
+from evalkit.adapters.experts.hints import LENGTHS, MISSES, RUNS, MatchSettings, match_theta
 from tests.twins.hint_calibration import Hint, NaiveTilt
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evalkit.adapters.base import Float64
-from evalkit.adapters.experts.calibration import count_theta
-from evalkit.adapters.experts.tilt import TiltSettings
+from evalkit.adapters.experts.hints import TiltSettings, count_theta
 from tests.twins.hint_calibration import Hint, NaiveFollowers, NaiveTilt
 
 

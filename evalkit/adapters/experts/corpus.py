@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from evalkit.adapters.experts.tables import MIB, native
+from evalkit.adapters.experts.native import MIB, native
 from evalkit.errors import InputError, LegalityError
 from evalkit.stream.corpus import Corpus, read_corpus
 

@@ -13,8 +13,7 @@ from msgspec import Meta
 
 from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Side, StreamInfo, TokenChunk
 from evalkit.adapters.base import Settings as BaseSettings
-from evalkit.adapters.experts.mixing import as_float64, check_range, set_state
-from evalkit.adapters.experts.tables import MAX_VOCAB, MIB, native, one_target
+from evalkit.adapters.experts.native import MAX_VOCAB, MIB, as_float64, check_range, native, one_target, set_state
 from evalkit.errors import EvalkitError, InputError
 
 
@@ -109,16 +108,16 @@ class LogBias(RowExpert):
         self.check_vocab(info.vocab_size)
         s = self.settings
         self._core = native().LogBias(
-            info.vocab_size,
-            info.bos_id,
-            s.stride,
-            s.precondition == "fisher",
-            s.rate,
-            s.global_prior,
-            s.document_prior,
-            s.previous_prior,
-            s.keep,
-            s.memory_mib * MIB,
+            vocab=info.vocab_size,
+            bos=info.bos_id,
+            stride=s.stride,
+            fisher=s.precondition == "fisher",
+            rate=s.rate,
+            global_prior=s.global_prior,
+            document_prior=s.document_prior,
+            previous_prior=s.previous_prior,
+            keep=s.keep,
+            bytes=s.memory_mib * MIB,
         )
         self._core.begin(info.first_token)
 

@@ -1,82 +1,90 @@
-"""What do ``hedge`` and ``backoff`` share?  One kernel: a mixture, linear in p, of proper distributions.
+"""Experts that mix distributions: ``hedge`` and ``backoff``, on one kernel linear in p.
 
 p'(v) = w_0 p(v) + sum_j w_j p_j(v) + sum_k w_k q_k(v): the incoming row, earlier stages of the stack, and n-gram
 distributions of exact counts.  The weights of a bucket are learned from booked scores (csrc/core/hedge.hpp).
+
+* ``hedge``: the incoming row, every earlier stage of the stack (the model first) and n-grams of the scored text are
+  experts; all are proper, so their mixture is.  Weights follow each target's probabilities: ``update=hedge`` multiplies
+  them (finds the best expert), ``soft_bayes`` steps towards the best fixed mixture.
+* ``backoff``: p'(v) = (1 - w) p(v) + w q(v), where q backs off from the highest order down to the uniform distribution
+  (Witten-Bell, absolute discount, or interpolated Kneser-Ney with continuation counts) and w is the learned weight of
+  the bucket of this place.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-import numpy as np
+from msgspec import Meta
 
-from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Side, StreamInfo, TokenChunk
-from evalkit.adapters.experts.tables import MAX_VOCAB, MIB, columns, native, one_target
-from evalkit.errors import EvalkitError, InputError
+from evalkit.adapters.base import Float64, Needs, Settings, Side, StreamInfo
+from evalkit.adapters.experts.native import (
+    MAX_ORDER,
+    MAX_VOCAB,
+    MIB,
+    Kernel,
+    NativeExpert,
+    as_float64,
+    as_int32,
+    check_orders,
+    check_range,
+    native,
+)
+from evalkit.errors import InputError
 
 Bucket = Literal["order", "count", "top", "entropy", "agreement"]
 Smoothing = Literal["witten_bell", "absolute", "kneser_ney"]
+RATE = {"hedge": 1.0, "soft_bayes": 0.02}
+SHARE = {"hedge": 0.005, "soft_bayes": 0.0}
 
 
-class MixingExpert:
+class MixingSettings(Settings, frozen=True):
+    """What the settings of both have in common."""
+
+    smoothing: Annotated[Smoothing, Meta(description="how an order leans on the one below")] = "kneser_ney"
+    discount: Annotated[float, Meta(description="taken off every count (counts); not used by witten_bell")] = 0.75
+    memory_mib: Annotated[int, Meta(description="memory bound of the counts, MiB; full counts take nothing new")] = 1024
+    by: Annotated[
+        tuple[Bucket, ...],
+        Meta(
+            description="what picks the weights: highest order seen, its count, how peaked it is, the model's entropy, "
+            "agreement of the two most probable tokens; empty: one vector for all"
+        ),
+    ] = ("order",)
+
+
+M = TypeVar("M", bound=MixingSettings)
+
+
+class MixingExpert(NativeExpert[M]):
     """A stage made of the kernel ``Mixer``; subclasses say which experts and which weights."""
 
-    name: ClassVar[str] = "mixing"
-    settings: Any
     past: ClassVar[bool] = False
     """Are earlier stages of the stack experts too?"""
-
-    def __init__(self, settings: Any) -> None:
-        self.settings = settings
-        self._core: Any = None
 
     @property
     def needs(self) -> Needs:
         return Needs(entropy="entropy" in self.settings.by, top="agreement" in self.settings.by)
 
-    def mixer(self, vocab_size: int) -> Any:
-        """A fresh kernel."""
-        raise NotImplementedError
-
     def begin(self, info: StreamInfo) -> None:
         """Fresh counts and weights.  InputError when the memory bound does not hold the empty counts."""
-        check_counts(self.settings.memory_mib, info.vocab_size, f"adapter {self.name}")
-        self._core = self.mixer(info.vocab_size)
-        self._core.begin(info.first_token)
+        owner, memory_mib = f"adapter {self.name}", self.settings.memory_mib
+        if info.vocab_size > MAX_VOCAB:
+            raise InputError(
+                f"{owner}: a vocabulary of {info.vocab_size} ids is more than the counts take ({MAX_VOCAB})"
+            )
+        least = -(-native().smallest_mixer() // MIB)
+        if memory_mib < least:
+            raise InputError(f"{owner}: memory_mib={memory_mib} is too small; give at least memory_mib={least}")
+        super().begin(info)
 
-    def propose(self, tokens: Int32) -> Int32:
-        """No hints: int32 [n, 0]."""
-        return np.empty((len(tokens), 0), np.int32)
-
-    def score(self, chunk: TokenChunk, p: Float64) -> Float64:
-        tokens, cands, p = columns(chunk, p)
-        return self._core.score(tokens, cands, p, self._history(chunk.history), *self._side(chunk.side))
-
-    def row(self, p: Float64, side: Side, history: tuple[Float64, ...] = ()) -> Float64:
-        return self._core.row(as_float64(p), self._history(history), *self._side(side))
-
-    def observe(self, receipt: Receipt) -> None:
-        self._core.observe(int(one_target(receipt)[0]))
-
-    def _history(self, history: tuple[Float64, ...]) -> list[Float64]:
-        return [as_float64(each) for each in history] if self.past else []
-
-    def _side(self, side: Side) -> tuple[Float64 | None, Int32 | None]:
+    def extra(self, side: Side, history: tuple[Float64, ...]) -> dict[str, Any]:
         by = self.settings.by
-        entropy = as_float64(side.entropy) if "entropy" in by and side.entropy is not None else None
-        top = np.ascontiguousarray(side.top_id, dtype=np.int32) if "agreement" in by else None
-        return entropy, top
-
-    def snapshot(self) -> bytes:
-        """The weights; the counts follow from the tokens."""
-        return self._core.state().tobytes()
-
-    def restore(self, state: bytes, tokens: Int32) -> None:
-        set_state(self._core, state, self.name)
-        self._core.replay(np.ascontiguousarray(tokens, dtype=np.int32))
-
-    def state_bytes(self) -> int:
-        return 0 if self._core is None else self._core.bytes
+        return {
+            "history": [as_float64(each) for each in history] if self.past else [],
+            "entropy": as_float64(side.entropy) if "entropy" in by and side.entropy is not None else None,
+            "top_id": as_int32(side.top_id) if "agreement" in by and side.top_id is not None else None,
+        }
 
     @property
     def frozen_at(self) -> int:
@@ -84,32 +92,107 @@ class MixingExpert:
         return -1 if self._core is None else self._core.frozen_at
 
 
-def as_float64(x: Float64) -> Float64:
-    """The array in the dtype and layout that the kernels accept; a copy only when it must be."""
-    return np.ascontiguousarray(x, dtype=np.float64)
+class HedgeSettings(MixingSettings, frozen=True):
+    """Settings of ``hedge``."""
+
+    orders: Annotated[
+        tuple[int, ...], Meta(description="orders whose n-gram distributions are experts; order k reads k-1 tokens")
+    ] = (1, 2, 3, 4, 5)
+    update: Annotated[Literal["hedge", "soft_bayes"], Meta(description="how weights learn")] = "soft_bayes"
+    rate: Annotated[
+        float | None, Meta(description="step of the weights, 0..1; none: 1 for hedge, 0.02 for soft_bayes")
+    ] = None
+    share: Annotated[
+        float | None,
+        Meta(description="share of the first weights given back at every step, 0..1; none: 0.005 for hedge, 0 else"),
+    ] = None
+    prior: Annotated[float, Meta(description="first weight of all but the incoming row, together")] = 0.1
+
+    def __post_init__(self) -> None:
+        owner = "adapter hedge"
+        check_orders(self.orders, owner)
+        check_range(owner, "discount", self.discount, 0.01, 0.99)
+        check_range(owner, "prior", self.prior, 1e-9, 0.999)
+        check_range(owner, "rate", self.step, 0.0, 1.0)
+        check_range(owner, "share", self.given_back, 0.0, 0.999)
+
+    @property
+    def step(self) -> float:
+        """The rate in force."""
+        return RATE[self.update] if self.rate is None else self.rate
+
+    @property
+    def given_back(self) -> float:
+        """The share in force."""
+        return SHARE[self.update] if self.share is None else self.share
 
 
-def set_state(core: Any, state: bytes, name: str) -> None:
-    """Give a kernel its state back.  EvalkitError when the bytes are not one of its states."""
-    try:
-        values = np.frombuffer(state, np.float64).copy()
-        if not np.isfinite(values).all():
-            raise ValueError("it holds numbers that are not finite")
-        core.set_state(values)
-    except ValueError as fault:
-        raise EvalkitError(f"{name}: the snapshot of {len(state)} bytes does not fit: {fault}") from None
+class Hedge(MixingExpert[HedgeSettings]):
+    """The incoming row, every earlier stage and n-grams of the scored text, mixed by learned weights."""
+
+    name: ClassVar[str] = "hedge"
+    Settings: ClassVar[type[Settings]] = HedgeSettings
+    past: ClassVar[bool] = True
+
+    def make(self, info: StreamInfo) -> Kernel:
+        s = self.settings
+        return native().Mixer(
+            vocab=info.vocab_size,
+            orders=list(s.orders),
+            smoothing=s.smoothing,
+            discount=s.discount,
+            by=list(s.by),
+            update=s.update,
+            rate=s.step,
+            share=s.given_back,
+            prior=s.prior,
+            bytes=s.memory_mib * MIB,
+        )
 
 
-def check_counts(memory_mib: int, vocab: int, owner: str) -> None:
-    """InputError when the vocabulary or the bound does not suit the n-gram counts."""
-    if vocab > MAX_VOCAB:
-        raise InputError(f"{owner}: a vocabulary of {vocab} ids is more than the counts take ({MAX_VOCAB})")
-    least = -(-native().smallest_mixer() // MIB)
-    if memory_mib < least:
-        raise InputError(f"{owner}: memory_mib={memory_mib} is too small; give at least memory_mib={least}")
+class BackoffSettings(MixingSettings, frozen=True):
+    """Settings of ``backoff``."""
+
+    order: Annotated[int, Meta(description="highest order of the counts; order k reads k-1 tokens of context")] = 6
+    by: Annotated[
+        tuple[Bucket, ...],
+        Meta(
+            description="what picks the weight: highest order seen, its count, how peaked it is, the model's entropy, "
+            "agreement of the two most probable tokens"
+        ),
+    ] = ("order", "top")
+    prior: Annotated[float, Meta(description="first weight of the n-grams (probability)")] = 0.1
+    rate: Annotated[
+        float, Meta(description="lowest rate of the weights' steps, 0..1; it falls to this as 1/visits")
+    ] = 0.02
+    share: Annotated[float, Meta(description="share of the first weight given back at every step, 0..1")] = 0.0
+
+    def __post_init__(self) -> None:
+        owner = "adapter backoff"
+        check_range(owner, "order", self.order, 1, MAX_ORDER)
+        check_range(owner, "discount", self.discount, 0.01, 0.99)
+        check_range(owner, "prior", self.prior, 1e-9, 0.999)
+        check_range(owner, "rate", self.rate, 0.0, 1.0)
+        check_range(owner, "share", self.share, 0.0, 0.999)
 
 
-def check_range(owner: str, name: str, value: float, low: float, high: float) -> None:
-    """InputError unless low <= value <= high (NaN is not)."""
-    if not low <= value <= high:
-        raise InputError(f"{owner}: setting {name} must lie within {low:g}..{high:g}, got {value:g}")
+class Backoff(MixingExpert[BackoffSettings]):
+    """Smoothed n-grams of the scored text, mixed in by a weight learned per kind of place."""
+
+    name: ClassVar[str] = "backoff"
+    Settings: ClassVar[type[Settings]] = BackoffSettings
+
+    def make(self, info: StreamInfo) -> Kernel:
+        s = self.settings
+        return native().Mixer(
+            vocab=info.vocab_size,
+            orders=[s.order],
+            smoothing=s.smoothing,
+            discount=s.discount,
+            by=list(s.by),
+            update="soft_bayes",
+            rate=s.rate,
+            share=s.share,
+            prior=s.prior,
+            bytes=s.memory_mib * MIB,
+        )

@@ -23,7 +23,7 @@ from msgspec import Meta
 
 from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Settings, Side, StreamInfo, TokenChunk
 from evalkit.adapters.experts.corpus import Overlap, counted, open_corpus, overlap
-from evalkit.adapters.experts.tables import MIB, check_memory, check_orders, columns, native, one_target
+from evalkit.adapters.experts.native import MIB, as_float64, as_int32, check_memory, check_orders, native, one_target
 from evalkit.errors import EvalkitError, InputError
 from evalkit.stream.corpus import Corpus
 from evalkit.stream.stream import Stream
@@ -169,7 +169,12 @@ class Ppm:
         s, orders = self.settings, self.settings.stream_orders
         check_memory(s.memory_mib * MIB, info.vocab_size, orders[-1], "adapter ppm", s.memory_mib)
         return native().DirichletPpm(
-            info.vocab_size, list(orders), s.strength, s.min_count, s.memory_mib * MIB, s.expected_tokens
+            vocab=info.vocab_size,
+            orders=list(orders),
+            strength=s.strength,
+            min_count=s.min_count,
+            bytes=s.memory_mib * MIB,
+            expected_tokens=s.expected_tokens,
         )
 
     def _learned_core(self, info: StreamInfo) -> Any:
@@ -186,19 +191,19 @@ class Ppm:
         check_memory(stream, info.vocab_size, longest, "adapter ppm", s.memory_mib, least)
         self._counted = self._count(corpus, info)
         return (native().ContinuationPpm if continued else native().LearnedPpm)(
-            info.vocab_size,
-            info.bos_id,
-            list(orders),
-            list(s.document),
-            s.rate,
-            s.side,
-            stream,
-            document,
-            s.expected_tokens,
-            s.fast,
-            s.discount if continued else 0.0,
-            self._counted,
-            [] if corpus is None else list(s.corpus_orders),
+            vocab=info.vocab_size,
+            bos=info.bos_id,
+            orders=list(orders),
+            document_orders=list(s.document),
+            rate=s.rate,
+            side=s.side,
+            bytes=stream,
+            document_bytes=document,
+            expected_tokens=s.expected_tokens,
+            fast=s.fast,
+            discount=s.discount if continued else 0.0,
+            corpus=self._counted,
+            corpus_orders=[] if corpus is None else list(s.corpus_orders),
         )
 
     def _corpus(self) -> Corpus | None:
@@ -226,8 +231,8 @@ class Ppm:
         return np.empty((len(tokens), 0), np.int32)
 
     def score(self, chunk: TokenChunk, p: Float64) -> Float64:
-        tokens, cands, p = columns(chunk, p)
-        return self._core.score(tokens, cands, p, *self._side(chunk.side))
+        cands = None if chunk.cands is None else as_int32(chunk.cands)
+        return self._core.score(as_int32(chunk.tokens), cands, as_float64(p), *self._side(chunk.side))
 
     def row(self, p: Float64, side: Side, history: tuple[Float64, ...] = ()) -> Float64:
         return self._core.row(np.ascontiguousarray(p, dtype=np.float64), *self._side(side))

@@ -13,8 +13,7 @@ from msgspec import Meta
 from evalkit.adapters.base import Float64, Needs, Side, StreamInfo, TokenChunk
 from evalkit.adapters.base import Settings as BaseSettings
 from evalkit.adapters.experts.log_bias import RowExpert
-from evalkit.adapters.experts.mixing import as_float64, check_range
-from evalkit.adapters.experts.tables import native
+from evalkit.adapters.experts.native import as_float64, check_range, native
 
 
 class TemperatureSettings(BaseSettings, frozen=True):
@@ -47,7 +46,9 @@ class Temperature(RowExpert):
         """First exponents.  InputError when the vocabulary is too large."""
         self.check_vocab(info.vocab_size)
         s = self.settings
-        self._core = native().Temperature(info.vocab_size, 1.0 / s.temperature, s.learn, s.anchor, s.prior)
+        self._core = native().Temperature(
+            vocab=info.vocab_size, exponent=1.0 / s.temperature, learn=s.learn, anchor=s.anchor, prior=s.prior
+        )
         self._core.begin()
 
     def score(self, chunk: TokenChunk, p: Float64) -> Float64:
