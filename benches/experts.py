@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shlex
 import sys
 import time
@@ -29,6 +28,7 @@ import numpy as np
 
 from benches.learners import PLAN
 from evalkit.cli.recipe import ASSETS, Recipe, RunSettings
+from evalkit.machine import peak_memory_bytes
 
 HERE = Path(__file__).resolve().parent
 CHUNK = 256
@@ -202,7 +202,7 @@ def _write(path: Path, args: argparse.Namespace, rows: list[dict[str, Any]], bas
         "totals": base.run["totals"],
         "documents": base.run["documents"],
         "environment": base.run["environment"],
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_memory_bytes(),
         "rows": rows,
         "do_not_help": [r["name"] for r in rows[1:] if r["against"] == "base" and r["verdict"] != "better"],
     }

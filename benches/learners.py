@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.cli.recipe import ASSETS, Recipe, RunSettings
+from evalkit.machine import peak_memory_bytes
 from evalkit.settings import split_spec
 
 HERE = Path(__file__).resolve().parent
@@ -102,7 +102,7 @@ def row(name: str, specs: list[str], result: Any, base: Base, cpu: float) -> dic
         "cpu_seconds": round(cpu, 2),
         "seconds": result.run["seconds"],
         "state_bytes": result.run["state_bytes"],
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_memory_bytes(),
         "sentinel": result.run["verdicts"]["sentinel"],
     }
 

@@ -18,6 +18,7 @@ from evalkit.errors import InputError
 from evalkit.harness.meet import Meeting
 from evalkit.harness.pulse import Pulse
 from evalkit.harness.wire import Peer
+from evalkit.machine import usable_cpus
 
 FOREVER = timedelta(days=30)
 
@@ -128,7 +129,7 @@ def choose_device(wanted: str, local_rank: int) -> str:
 
 def threads_per_rank(local_size: int) -> int:
     """CPUs of this process shared by the ranks of this node, at least one."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = usable_cpus()
     return max(1, cpus // local_size)
 
 

@@ -23,10 +23,10 @@ from evalkit.harness.lines import Done, Lines
 from evalkit.harness.parts import Kept, Part, side_from
 from evalkit.harness.units import Lane, Roll, Unit, choose
 from evalkit.harness.wire import Message
+from evalkit.machine import peak_memory_bytes
 from evalkit.models.forward import Forward
 from evalkit.models.lanes import LaneForward
 from evalkit.plan import Chunk
-from evalkit.scoring.environment import peak_memory_bytes
 
 
 class Crew:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import msgspec
 import numpy as np
 import torch
 
+from evalkit.machine import peak_memory_bytes
 from evalkit.models.ek import container as artifact
 from evalkit.models.ek.door import ArtifactDoor
 from evalkit.train import measure
@@ -107,7 +107,7 @@ def facts(trainer: Trainer, recipe_name: str, totals: dict[str, Any], digest: st
         },
         "history": trainer.history,
         "seconds": {"train": trainer.elapsed},
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_memory_bytes(),
         "environment": {
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -9,6 +9,7 @@ import time
 import torch
 
 from evalkit.errors import InputError
+from evalkit.machine import usable_cpus
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -24,7 +25,7 @@ def pick_device(wanted: str) -> torch.device:
 
 def pick_threads(wanted: int) -> int:
     """0 takes the cores this process may run on."""
-    return wanted or len(os.sched_getaffinity(0))
+    return wanted or usable_cpus()
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from evalkit.errors import InputError
-from evalkit.stream.tokenizer import SPACE_MARK, SentencePieceTokenizer
+from evalkit.stream.pieces import SPACE_MARK
+from evalkit.stream.tokenizer import SentencePieceTokenizer
 from evalkit.train.shards import write_durably
 from evalkit.train.text import documents, is_held_out
 

@@ -28,8 +28,8 @@ import numpy.typing as npt
 from evalkit.errors import LegalityError
 
 if TYPE_CHECKING:
-    from evalkit.adapters.experts.corpus import Overlap
     from evalkit.models.base import Model
+    from evalkit.stream.corpus import Overlap
     from evalkit.stream.stream import Stream
 
 Int32 = npt.NDArray[np.int32]

@@ -14,7 +14,7 @@ from evalkit.errors import InputError
 EXAMPLES = """examples:
   evalkit eval                                            the bundled checkpoint on the bundled text
   evalkit eval --text notes.txt --adapter none            the base alone, on your text
-  evalkit eval --text val.bin.xz --checkpoint model.ek --adapter ppm:memory_mb=512 --out runs/a
+  evalkit eval --text val.bin.xz --checkpoint model.ek --adapter ppm:memory_mib=512 --out runs/a
   evalkit eval recipe.toml --out runs/b                   run again to go on where it stopped
 """
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from evalkit.cli.eval import add_run_flags, resolve
+from evalkit.machine import usable_cpus
 
 EPILOG = """examples:
   evalkit profile                                           the default run, on this machine
@@ -99,7 +99,7 @@ def _profile(args: argparse.Namespace, target: Any) -> dict[str, Any]:
         shape_of(plan, stream, learners, options.chunk_tokens, options.batch_tokens),
         input_tokens(plan, stream),
         threads(),
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        usable_cpus(),
         str(model.device),
         device_name(str(model.device)),
     )

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from evalkit.adapters.experts.corpus import NEAR, WORDS, UInt64, shingles
+from evalkit.adapters.experts.corpus import NEAR, UInt64, shingles
 from evalkit.errors import InputError
 from evalkit.legality.rules import ARTIFACT_BYTES
 from evalkit.legality.verdict import Check
+from evalkit.stream.corpus import WORDS
 
 
 @dataclass

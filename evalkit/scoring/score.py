@@ -13,8 +13,9 @@ import msgspec
 
 from evalkit.adapters.base import CountsCorpus, Learner, Needs
 from evalkit.errors import InputError
+from evalkit.machine import peak_memory_bytes
 from evalkit.plan import Banded, Plan, Sliding
-from evalkit.scoring.environment import code_fingerprint, environment, peak_memory_bytes
+from evalkit.scoring.environment import code_fingerprint, environment
 from evalkit.scoring.guard import Deadline, Guard
 from evalkit.scoring.journal import Journal
 from evalkit.scoring.ledger import BookedChunk, Ledger

@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from evalkit.errors import InputError
+from evalkit.errors import InputError, LegalityError
 from evalkit.stream.files import check_file, write_atomic
 from evalkit.stream.pieces import Int64
 from evalkit.stream.read import encoded
@@ -37,6 +37,8 @@ from evalkit.stream.tokenizer import Tokenizer
 
 MAGIC = b"EVKCORP\x1a"
 VERSION = 1
+WORDS = 13
+"""Length of the word sequences by which near copies are found."""
 MAX_TOKENS = 1 << 32
 MAX_HEADER = 1 << 16
 MAX_FILE = 1 << 36
@@ -380,3 +382,41 @@ def _pairs(ids: npt.NDArray[np.integer]) -> Int64:
 
 def _count_pairs(ids: npt.NDArray[np.integer], counts: Float64) -> None:
     counts += np.bincount(_pairs(ids), minlength=_BUCKETS)
+
+
+class Overlap(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of the scored text stands in a corpus.  Shares are of 13-word sequences, 0..1."""
+
+    corpus: str
+    """sha256 of the corpus file's content."""
+    corpus_tokens: int
+    corpus_documents: int
+    corpus_bytes: int
+    """Bytes of the corpus in the artifact."""
+    documents: int
+    """Scored documents that were looked at: all."""
+    exact: int
+    near: int
+    shared: float
+    """Share of all the scored text's sequences."""
+    most: float
+    """The largest share of one document, and its name."""
+    most_document: str
+
+    def sentence(self) -> str:
+        """What a reader is told."""
+        return (
+            f"{self.exact} of {self.documents:,} scored documents stand in the corpus of {self.corpus_documents:,}, {self.near} "
+            f"share half of their {WORDS}-word sequences with it; {self.shared:.2%} of all sequences are shared, the most "
+            f"{self.most:.1%} of '{self.most_document}'"
+        )
+
+    def check(self, who: str) -> None:
+        """LegalityError, law provenance, when a scored document or a near copy of one stands in the corpus."""
+        if self.exact or self.near:
+            raise LegalityError(
+                "provenance",
+                0,
+                f"law provenance: {who} has counted what is scored: {self.sentence()}; take these documents out of the "
+                "text and make the corpus again with evalkit corpus build",
+            )

@@ -23,9 +23,8 @@ import numpy.typing as npt
 
 from evalkit.errors import InputError
 from evalkit.stream.files import read_small
-from evalkit.stream.pieces import BYTE_PIECES, PieceTable
+from evalkit.stream.pieces import BYTE_PIECES, MODEL_LIMIT, SPACE_MARK, PieceTable, decode_document, utf8
 from evalkit.stream.spmodel import PieceKind
-from evalkit.stream.tokenizer import MODEL_LIMIT, SPACE_MARK, decode_document, utf8
 
 Int32 = npt.NDArray[np.int32]
 
@@ -93,7 +92,7 @@ class HuggingFaceTokenizer:
         return [np.array(encoding.ids, np.int32) for encoding in found]
 
     def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
-        return decode_document(self, ids)
+        return decode_document(self.pieces, ids, self.bos_id, self.name)
 
     def given_back(self, ids: npt.ArrayLike) -> bytes:
         found = self._decode(np.asarray(ids).tolist())

@@ -29,6 +29,9 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
+MODEL_LIMIT = 64 << 20
+"""Bytes of the largest tokenizer model that is read; the field's are below 0.5 MB."""
+SPACE_MARK = "\u2581"
 SLAB = 1 << 20
 """Tokens turned to bytes at a time: bounds the index arrays to some tens of megabytes."""
 NOTHING = (PieceKind.CONTROL, PieceKind.UNKNOWN, PieceKind.UNUSED)
@@ -130,3 +133,25 @@ def _bytes_of(piece: bytes, kind: PieceKind, space: bytes) -> bytes:
             raise InputError(f"the tokenizer calls {piece!r} a byte piece, but byte pieces read <0x00> to <0xFF>")
         return bytes([BYTE_PIECES[piece]])
     return piece.replace(space, b" ")
+
+
+def decode_document(pieces: PieceTable, ids: npt.ArrayLike, bos_id: int, name: str) -> bytes:
+    """The bytes of ids [n] after a BOS; raises InputError for an id outside the vocabulary of tokenizer ``name``."""
+    ids = np.asarray(ids, np.int64)
+    wrong = (ids < 0) | (ids >= pieces.vocab_size)
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise InputError(f"token {at} is id {ids[at]}, but {name} has only {pieces.vocab_size:,} ids")
+    return pieces.decode(np.concatenate(([bos_id], ids[:-1])), ids)
+
+
+def utf8(text: str) -> bytes:
+    """Encode as UTF-8; raises InputError for a lone surrogate, which no UTF-8 text can hold."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as fault:
+        code = ord(text[fault.start])
+        raise InputError(
+            f"character {fault.start} of the text is the lone surrogate U+{code:04X}, which UTF-8 cannot carry; "
+            f"mend the text"
+        ) from None

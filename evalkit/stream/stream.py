@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from evalkit.errors import InputError
 from evalkit.stream import shard
-from evalkit.stream.pieces import SLAB, WHITE, Int64
+from evalkit.stream.pieces import SLAB, WHITE, Int64, utf8
 from evalkit.stream.read import Part, documents_part, read_part, tokens_part
 from evalkit.stream.shard import read_shard
 from evalkit.stream.text import Document, Kind, kind_of
-from evalkit.stream.tokenizer import Tokenizer, utf8
+from evalkit.stream.tokenizer import Tokenizer
 
 __all__ = ["Stream", "open_stream", "open_texts", "read_shard", "stream_of_tokens", "write_shard"]
 

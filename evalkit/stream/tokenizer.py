@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,17 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from evalkit.errors import InputError
+from evalkit.machine import usable_cpus
 from evalkit.stream.files import read_small
-from evalkit.stream.pieces import PieceTable, table_of
+from evalkit.stream.pieces import MODEL_LIMIT, SPACE_MARK, PieceTable, decode_document, table_of, utf8
 from evalkit.stream.spmodel import ModelSpec, PieceKind, read_spec
 
 Int32 = npt.NDArray[np.int32]
 
-MODEL_LIMIT = 64 << 20
-"""Bytes of the largest tokenizer model that is read; the field's are below 0.5 MB."""
 BYTE_NAMES = ("byte", "byte260")
 RAW_BYTES = "bytes:separator="
-SPACE_MARK = "\u2581"
 
 
 @runtime_checkable
@@ -110,7 +107,7 @@ class ByteTokenizer:
         return [self.encode(text) for text in texts]
 
     def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
-        return decode_document(self, ids)
+        return decode_document(self.pieces, ids, self.bos_id, self.name)
 
     def given_back(self, ids: npt.ArrayLike) -> bytes:
         return (np.asarray(ids, np.int64) - 4).astype(np.uint8).tobytes()
@@ -154,7 +151,7 @@ class RawByteTokenizer:
         return [self.encode(text) for text in texts]
 
     def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
-        return decode_document(self, ids)
+        return decode_document(self.pieces, ids, self.bos_id, self.name)
 
     def given_back(self, ids: npt.ArrayLike) -> bytes:
         return np.asarray(ids, np.int64).astype(np.uint8).tobytes()
@@ -205,7 +202,7 @@ class SentencePieceTokenizer:
         return [ids for _, ids in self._pairs(texts)]
 
     def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
-        return decode_document(self, ids)
+        return decode_document(self.pieces, ids, self.bos_id, self.name)
 
     def given_back(self, ids: npt.ArrayLike) -> bytes:
         return self._processor.decode(np.asarray(ids).tolist()).encode("utf-8")
@@ -230,7 +227,7 @@ class SentencePieceTokenizer:
         return exact and spec.has_byte_fallback and spec.escape_whitespaces
 
     def _pairs(self, texts: Sequence[str]) -> list[tuple[str, Int32]]:
-        ids = self._processor.encode(list(texts), out_type=int, num_threads=_cores())
+        ids = self._processor.encode(list(texts), out_type=int, num_threads=usable_cpus())
         return [(text, np.array(i, np.int32)) for text, i in zip(texts, ids, strict=True)]
 
     def _encode_around_marks(self, text: str) -> Int32:
@@ -255,32 +252,6 @@ class SentencePieceTokenizer:
                 f"{where}: this tokenizer has no BOS control piece (bos id {self.bos_id}), but documents are "
                 f"separated by BOS; train one with bos_id=1"
             )
-
-
-def decode_document(tokenizer: Tokenizer, ids: npt.ArrayLike) -> bytes:
-    """The bytes of ids [n] after a BOS; raises InputError for an id outside the vocabulary."""
-    ids = np.asarray(ids, np.int64)
-    wrong = (ids < 0) | (ids >= tokenizer.vocab_size)
-    if wrong.any():
-        at = int(wrong.argmax())
-        raise InputError(f"token {at} is id {ids[at]}, but {tokenizer.name} has only {tokenizer.vocab_size:,} ids")
-    return tokenizer.pieces.decode(np.concatenate(([tokenizer.bos_id], ids[:-1])), ids)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def utf8(text: str) -> bytes:
-    """Encode as UTF-8; raises InputError for a lone surrogate, which no UTF-8 text can hold."""
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as fault:
-        code = ord(text[fault.start])
-        raise InputError(
-            f"character {fault.start} of the text is the lone surrogate U+{code:04X}, which UTF-8 cannot carry; "
-            f"mend the text"
-        ) from None
 
 
 def _first_line(fault: BaseException) -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from evalkit.adapters.registry import parse_adapter
+from evalkit.cli.main import VERBS, build_parser, main
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RESULTS = DOCS.parent / "benches" / "results"
 
 
 def test_the_example_adapter_runs(tmp_path: Path, capsys) -> None:
-    from evalkit.cli.main import main
 
     page = (DOCS / "adapter.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
@@ -81,3 +84,18 @@ def test_the_tables_of_experts_are_the_result_file(name: str) -> None:
     assert shown.keys() == named.keys()
     for key, cells in shown.items():
         assert [*cells, "", ""][:3] == numbers(named[key]), key
+
+
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"lm-eval"}))  # that one hands its flags on
+def test_the_examples_of_the_help_are_accepted(verb: str, capsys) -> None:
+    """Every line of ``--help`` that begins with ``evalkit`` parses, and the adapters in it exist with these settings."""
+    with pytest.raises(SystemExit) as left:
+        build_parser(verb).parse_args([verb, "--help"])
+    assert left.value.code == 0
+    lines = [line.strip().split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    for line in lines:
+        if line.startswith(f"evalkit {verb} "):
+            parsed = build_parser(verb).parse_args(shlex.split(line, comments=True)[1:])
+            for spec in vars(parsed).get("adapter") or []:
+                if spec != "none":
+                    assert parse_adapter(spec).name

@@ -109,7 +109,8 @@ def fineweb(args: argparse.Namespace) -> None:
 def check(args: argparse.Namespace) -> None:
     """Print what was compared; InputError on overlap."""
     from evalkit.stream.files import read_small
-    from evalkit.stream.tokenizer import MODEL_LIMIT, open_tokenizer
+    from evalkit.stream.pieces import MODEL_LIMIT
+    from evalkit.stream.tokenizer import open_tokenizer
     from evalkit.train.data.corpus import only_model, shard_paths
     from evalkit.train.data.overlap import refuse, refuse_shards
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from evalkit.errors import InputError
 from evalkit.stream.files import read_small
+from evalkit.stream.pieces import MODEL_LIMIT
 from evalkit.stream.text import Document
-from evalkit.stream.tokenizer import MODEL_LIMIT, open_tokenizer
+from evalkit.stream.tokenizer import open_tokenizer
 from evalkit.train import tokenizer
 from evalkit.train.data.write import write_shards
 from evalkit.train.shards import Tokens, read_shard, write_durably

@@ -12,20 +12,18 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from evalkit.adapters.experts.native import MIB, native
-from evalkit.errors import InputError, LegalityError
-from evalkit.stream.corpus import Corpus, read_corpus
+from evalkit.errors import InputError
+from evalkit.stream.corpus import Corpus, Overlap, read_corpus
 
 if TYPE_CHECKING:
     from evalkit.stream.stream import Stream
 
 NEAR = 0.5
 """Share of shared 13-word sequences from which a document counts as a near copy."""
-WORDS = 13
 UInt64 = npt.NDArray[np.uint64]
 
 _OPEN: weakref.WeakValueDictionary[tuple[str, int, int], Corpus] = weakref.WeakValueDictionary()
@@ -64,44 +62,6 @@ def counted(corpus: Corpus, vocab_size: int, max_order: int, memory: int) -> Any
 def shingles(text: bytes) -> UInt64:
     """64-bit hashes of all 13-word sequences of a text, distinct, sorted: uint64 [n]."""
     return np.unique(native().word_sequences(text))
-
-
-class Overlap(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of the scored text stands in a corpus.  Shares are of 13-word sequences, 0..1."""
-
-    corpus: str
-    """sha256 of the corpus file's content."""
-    corpus_tokens: int
-    corpus_documents: int
-    corpus_bytes: int
-    """Bytes of the corpus in the artifact."""
-    documents: int
-    """Scored documents that were looked at: all."""
-    exact: int
-    near: int
-    shared: float
-    """Share of all the scored text's sequences."""
-    most: float
-    """The largest share of one document, and its name."""
-    most_document: str
-
-    def sentence(self) -> str:
-        """What a reader is told."""
-        return (
-            f"{self.exact} of {self.documents:,} scored documents stand in the corpus of {self.corpus_documents:,}, {self.near} "
-            f"share half of their {WORDS}-word sequences with it; {self.shared:.2%} of all sequences are shared, the most "
-            f"{self.most:.1%} of '{self.most_document}'"
-        )
-
-    def check(self, who: str) -> None:
-        """LegalityError, law provenance, when a scored document or a near copy of one stands in the corpus."""
-        if self.exact or self.near:
-            raise LegalityError(
-                "provenance",
-                0,
-                f"law provenance: {who} has counted what is scored: {self.sentence()}; take these documents out of the "
-                "text and make the corpus again with evalkit corpus build",
-            )
 
 
 def overlap(corpus: Corpus, stream: Stream) -> Overlap:

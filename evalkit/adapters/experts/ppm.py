@@ -22,10 +22,10 @@ import numpy as np
 from msgspec import Meta
 
 from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Settings, Side, StreamInfo, TokenChunk
-from evalkit.adapters.experts.corpus import Overlap, counted, open_corpus, overlap
+from evalkit.adapters.experts.corpus import counted, open_corpus, overlap
 from evalkit.adapters.experts.native import MIB, as_float64, as_int32, check_memory, check_orders, native, one_target
 from evalkit.errors import EvalkitError, InputError
-from evalkit.stream.corpus import Corpus
+from evalkit.stream.corpus import Corpus, Overlap
 from evalkit.stream.stream import Stream
 
 FALLING = {1: 1000.0, 2: 300.0, 3: 100.0, 4: 30.0, 5: 10.0, 6: 5.0}
