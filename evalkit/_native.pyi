@@ -8,12 +8,46 @@ Int32 = npt.NDArray[np.int32]
 Uint32 = npt.NDArray[np.uint32]
 Uint64 = npt.NDArray[np.uint64]
 Bool = npt.NDArray[np.bool_]
-
-def exp(logp: Float64) -> Float64:
-    """libm exp, one element at a time: the same bits whatever the shape.  Any number of dimensions."""
+Logits = npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16]
 
 def neg_log(p: Float64) -> Float64:
     """-log(p) by libm, one element at a time.  Nats."""
+
+def row_isas() -> list[str]:
+    """Vector instructions that this processor has, of "base", "avx2", "avx512".  No result depends on them."""
+
+def row_sums(
+    logits: Logits,
+    *,
+    groups: list[npt.NDArray[np.bool_]] = [],
+    exponents: list[float] = [],
+    weights: bool = False,
+    threads: int = 1,
+    isa: str = "",
+) -> tuple[Float64, Float64, Int32, Float64, Float64, npt.NDArray[np.float32] | None, Float64 | None]:
+    """One pass over logits [n, V] (uint16: bfloat16; rows any number of cells apart) -> lse float64 [n] in nats, entropy
+    float64 [n] in nats, the lowest id of the largest logit int32 [n], the mass of each group float64 [G, n],
+    log sum p^a for each exponent float64 [A, n] and, if asked for weights, exp(x - max) float32 [n, V] with the float64 [n]
+    by which a row of them is to be multiplied to sum to 1 (both None else).
+
+    lse is not finite where a row holds NaN or infinity.  Threads and ``isa`` ("" is the widest) change no bit.
+    """
+
+def row_pick(logits: Logits, lse: Float64, ids: Int32) -> Float64:
+    """log p of ids int32 [n, K] (-1 reads token 0), nats float64 [n, K]."""
+
+def row_probabilities(
+    logits: Logits,
+    lse: Float64,
+    *,
+    floor: float,
+    threads: int = 1,
+    isa: str = "",
+) -> Float64:
+    """max(exp(x - lse), floor), float64 [n, V]."""
+
+def exp_values(x: Float64, *, isa: str = "") -> Float64:
+    """e^x within 1 ulp for -708 <= x <= 709 (and as at the nearer bound outside); the same bits in any position."""
 
 def smallest_table(vocab: int, max_order: int) -> int:
     """Smallest memory bound of a context table, bytes."""
@@ -143,6 +177,20 @@ class LogBias:
     ) -> None: ...
     def begin(self, first_token: int) -> None: ...
     def score(self, tokens: Int32, p: Float64) -> Float64: ...
+    def score_columns(
+        self,
+        *,
+        tokens: Int32,
+        cands: Int32,
+        rows: npt.NDArray[np.float32] | Float64,
+        factors: Float64 | None,
+        isa: str = "",
+    ) -> Float64:
+        """score() for the columns cands int32 [n, K] alone (0 where -1), float64 [n, K].
+
+        rows: probabilities float64 [n, V] with factors None, or float32 weights [n, V] with factors [n]: p = weight * factor.
+        """
+
     def row(self, p: Float64) -> Float64: ...
     def observe(self, token: int) -> None:
         """Learn the target of the last row()."""

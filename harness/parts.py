@@ -20,7 +20,7 @@ import torch
 from evalkit.adapters.base import Float64, Int32, Needs, Side
 from evalkit.models.forward import BatchRows, Forward
 from evalkit.models.lanes import LaneForward
-from evalkit.models.rows import RowScalars, floored_exp, pick, whole_rows
+from evalkit.models.rows import RowScalars, floored_exp, pick
 from evalkit.plan import Window
 
 Ask = Callable[[int, int, Int32 | None], Float64]
@@ -88,8 +88,8 @@ class Kept:
         with self._lock:
             rows = self._rows[unit][number]
         with self._beside():
-            logits, lse = rows.logits[begin:end], rows.stats.lse[begin:end]
-            return whole_rows(logits, lse) if ids is None else pick(logits, lse, ids)
+            logits, stats = rows.logits[begin:end], rows.stats.cut(begin, end)
+            return stats.probabilities(logits) if ids is None else pick(logits, stats.lse, ids)
 
     def release(self, unit: int) -> None:
         with self._lock:

@@ -35,6 +35,34 @@ class BiasFace {
         return filled(p, [&](double* to) { bias_.score(x, n, p.data(), to); });
     }
 
+    // factors: one per row of float32 weights, or None for rows of float64 probabilities.
+    Float64 score_columns(const Int32& tokens, const Int32& cands, const py::array& rows, const py::object& factors,
+                          const std::string& isa) {
+        const std::size_t n = length(tokens, "tokens");
+        check_ids(tokens, 0, vocab_, "tokens");
+        check_shape(rows, n, vocab_, "rows");
+        if (cands.ndim() != 2) throw py::value_error("cands must have 2 dimensions, not " + std::to_string(cands.ndim()));
+        const auto k = static_cast<std::size_t>(cands.shape(1));
+        check_shape(cands, n, k, "cands");
+        check_ids(cands, -1, vocab_, "cands");
+        const bool narrow = py::isinstance<Float32>(rows) && !factors.is_none();
+        if (!narrow && !(py::isinstance<Float64>(rows) && factors.is_none()))
+            throw py::type_error("rows must be C-ordered: float32 with factors, or float64 without");
+        const double* scale = narrow ? per_target<Float64>(factors, n, "factors") : nullptr;
+        Float64 out(std::vector<py::ssize_t>{cands.shape(0), cands.shape(1)});
+        double* to = out.mutable_data();
+        const Isa which = isa_of(isa);
+        const void* cells = rows.data();
+        const std::int32_t *x = tokens.data(), *ids = cands.data();
+        const py::gil_scoped_release quiet;
+        if (narrow) {
+            bias_.score_columns(x, n, static_cast<const float*>(cells), scale, ids, k, to, which);
+        } else {
+            bias_.score_columns(x, n, static_cast<const double*>(cells), nullptr, ids, k, to, which);
+        }
+        return out;
+    }
+
     Float64 row(const Float64& p) {
         check_row(p, vocab_);
         return filled(p, [&](double* to) { bias_.row(p.data(), to); });
@@ -107,6 +135,9 @@ void bind_bias(pybind11::module_& m) {
              py::arg("bytes"))
         .def("begin", &BiasFace::begin, py::arg("first_token"))
         .def("score", &BiasFace::score, py::arg("tokens").noconvert(), py::arg("p").noconvert())
+        .def("score_columns", &BiasFace::score_columns, py::kw_only(), py::arg("tokens").noconvert(),
+             py::arg("cands").noconvert(), py::arg("rows").noconvert(), py::arg("factors").none(true),
+             py::arg("isa") = "")
         .def("row", &BiasFace::row, py::arg("p").noconvert())
         .def("observe", &BiasFace::observe, py::arg("token"))
         .def("state", &BiasFace::state)

@@ -7,7 +7,10 @@
 #include <cstdint>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
+
+#include "../core/vectors.hpp"
 
 namespace evalkit::bind {
 
@@ -15,7 +18,18 @@ namespace py = pybind11;
 
 // Bind these with py::arg("name").noconvert(): another dtype or layout is refused, never copied in silence.
 using Float64 = py::array_t<double, py::array::c_style>;
+using Float32 = py::array_t<float, py::array::c_style>;
 using Int32 = py::array_t<std::int32_t, py::array::c_style>;
+
+inline constexpr std::pair<const char*, Isa> kIsas[] = {{"base", Isa::kBase}, {"avx2", Isa::kAvx2}, {"avx512", Isa::kAvx512}};
+
+// "": the widest instructions that the processor has.
+inline Isa isa_of(const std::string& name) {
+    if (name.empty()) return widest_isa();
+    for (const auto& [word, isa] : kIsas)
+        if (name == word && has_isa(isa)) return isa;
+    throw py::value_error("isa must be one of row_isas(), not '" + name + "'");
+}
 
 inline std::size_t length(const py::array& a, const char* name) {
     if (a.ndim() != 1) throw py::value_error(std::string(name) + " must have 1 dimension, not " + std::to_string(a.ndim()));

@@ -24,6 +24,5 @@ Float64 each(const Float64& x, F&& f) {
 void bind_floats(pybind11::module_& m) {
     namespace py = pybind11;
     using namespace evalkit::bind;
-    m.def("exp", [](const Float64& logp) { return each(logp, evalkit::exp_each); }, py::arg("logp").noconvert());
     m.def("neg_log", [](const Float64& p) { return each(p, evalkit::neg_log_each); }, py::arg("p").noconvert());
 }

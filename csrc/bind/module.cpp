@@ -10,6 +10,7 @@ void bind_floats(py::module_& m);
 void bind_hedge(py::module_& m);
 void bind_match(py::module_& m);
 void bind_ppm(py::module_& m);
+void bind_rows(py::module_& m);
 void bind_tables(py::module_& m);
 void bind_tilt(py::module_& m);
 
@@ -22,6 +23,7 @@ PYBIND11_MODULE(_native, m) {
     bind_hedge(m);
     bind_match(m);
     bind_ppm(m);
+    bind_rows(m);
     bind_tables(m);
     bind_tilt(m);
 }

@@ -17,6 +17,8 @@
 #include <memory>
 #include <vector>
 
+#include "vectors.hpp"
+
 namespace evalkit {
 
 struct BiasSettings {
@@ -39,6 +41,12 @@ class LogBias {
     void begin(std::uint32_t first_token);
     // p, out: [n, vocab].
     void score(const std::int32_t* tokens, std::size_t n, const double* p, double* out);
+    // The same for the columns asked for; cands, out: [n, k], 0 where the id is -1.  cells: p as double, or float32
+    // weights (rows.hpp) with their factors [n].  The bias stands still between two steps, so a stride is two products of
+    // its rows with vectors.  The bits are those of score(), with any instructions.
+    template <class Cell>
+    void score_columns(const std::int32_t* tokens, std::size_t n, const Cell* cells, const double* factors,
+                       const std::int32_t* cands, std::size_t k, double* out, Isa isa);
     void row(const double* p, double* out);
     // The target of the last row.
     void observe(std::uint32_t token);
@@ -61,6 +69,11 @@ class LogBias {
     void predict(const double* p, double* out);
     void learn(const double* y, std::uint32_t token);
     void learn_previous(const double* y, std::uint32_t token);
+    void count(std::uint32_t token);
+    std::size_t until_step(const std::int32_t* tokens, std::size_t n) const;
+    template <class Cell>
+    void row_by_row(const std::int32_t* tokens, std::size_t n, const Cell* cells, const double* factors,
+                    const std::int32_t* cands, std::size_t k, double* out);
     void fold();
     void step(Part& part) const;
     void end_document();

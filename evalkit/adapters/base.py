@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from evalkit.stream.stream import Stream
 
 Int32 = npt.NDArray[np.int32]
+Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
@@ -53,7 +54,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     masses: tuple[str, ...] = ()
     """Names of groups in ``StreamInfo.groups`` whose total model probability is wanted."""
     rows: bool = False
-    """The whole row.  Then K == V for every stage, and rows stay on the host that runs the experts."""
+    """The whole row.  Then K == V for this stage and those before it; behind the last such stage columns go on."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,33 @@ KEEP_CONTEXT = 8192
 """Booked tokens before its targets that a receipt carries, for learners that train on whole windows."""
 TOKEN_CONTEXT = 64
 """The same on the token clock, where each target has a receipt of its own."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Whole rows of n targets: p = weights * factors[:, None], in float64; every row sums to 1.
+
+    weights float32 [n, V], C order; factors float64 [n].
+    """
+
+    weights: Float32
+    factors: Float64
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def cut(self, begin: int, end: int) -> Rows:
+        """Targets begin..end-1."""
+        return Rows(self.weights[begin:end], self.factors[begin:end])
+
+    def p(self) -> Float64:
+        """Probabilities, float64 [n, V]."""
+        return self.weights.astype(np.float64) * self.factors[:, None]
+
+    def columns(self, cands: Int32) -> Float64:
+        """Probabilities of ids int32 [n, K] (-1 reads token 0), float64 [n, K]."""
+        picked = np.take_along_axis(self.weights, np.maximum(cands, 0).astype(np.int64), axis=1)
+        return picked.astype(np.float64) * self.factors[:, None]
 
 
 class Receipt:
@@ -232,6 +260,18 @@ class CountsCorpus(Protocol):
 
     def overlap(self, stream: Stream) -> Overlap | None:
         """How much of the stream stands in that text; None where there is none.  InputError for another tokenizer's."""
+        ...
+
+
+@runtime_checkable
+class EndsRows(Protocol):
+    """An expert on whole rows that gives single columns back, when no later stage reads rows."""
+
+    def score_columns(self, chunk: TokenChunk, rows: Rows | Float64) -> Float64:
+        """:meth:`Expert.score` of whole rows [n, V] for the columns ``chunk.cands`` alone, float64 [n, K]; same bits.
+
+        ``chunk.history`` holds columns, too.
+        """
         ...
 
 

@@ -7,8 +7,22 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from evalkit.adapters.base import Expert, Float64, Int32, Needs, Receipt, Side, StreamInfo, TokenChunk
+from evalkit.adapters.base import (
+    EndsRows,
+    Expert,
+    Float64,
+    Int32,
+    Needs,
+    Receipt,
+    Rows,
+    Side,
+    StreamInfo,
+    TokenChunk,
+)
 from evalkit.errors import EvalkitError
+
+SLICE_CELLS = 1 << 18
+"""Cells of a float64 row stage at a time, 2 MiB: whole rows of a chunk never stand in memory once per stage."""
 
 
 class Stack:
@@ -19,6 +33,7 @@ class Stack:
         self.needs = merge_needs([e.needs for e in self.experts])
         hints = [e.needs.hints for e in self.experts]
         self._own = [1 + sum(hints[:i]) for i in range(len(hints))]
+        self.whole = max((i + 1 for i, e in enumerate(self.experts) if e.needs.rows), default=0)
 
     def begin(self, info: StreamInfo) -> None:
         """Fresh state in every expert."""
@@ -31,23 +46,51 @@ class Stack:
         parts = [_checked_hints(e, e.propose(tokens), len(tokens)) for e in wanted]
         return np.concatenate(parts, axis=1) if parts else np.empty((len(tokens), 0), np.int32)
 
-    def score(self, tokens: Int32, cands: Int32 | None, p: Float64, side: Side) -> Float64:
+    def score(self, tokens: Int32, cands: Int32 | None, p: Float64 | Rows, side: Side) -> Float64:
         """Probability of each target after each stage, float64 [S+1, n]; row 0 is the model's.
 
-        tokens int32 [n]; cands int32 [n, 1+H], column 0 the target; p float64 [n, 1+H], or [n, V] when ``needs.rows``
-        (cands are not used then).  Every expert has observed the targets when this returns.
+        tokens int32 [n]; cands int32 [n, 1+H], column 0 the target; p float64 [n, 1+H], or whole rows when ``needs.rows``.
+        Without cands every stage gets whole rows.  Every expert has observed the targets when this returns.
         """
-        ids = None if self.needs.rows else cands
-        column = tokens if ids is None else np.zeros(len(tokens), np.int32)
-        at = np.arange(len(tokens))
-        out = np.empty((len(self.experts) + 1, len(tokens)))
-        out[0] = p[at, column]
-        history: tuple[Float64, ...] = ()
-        for i, (expert, own) in enumerate(zip(self.experts, self._own, strict=True)):
-            q = expert.score(TokenChunk(tokens, ids, side, own, history), p)
-            history, p = (*history, p), q
-            out[i + 1] = q[at, column]
-        return out
+        if cands is None or self.whole == 0:
+            assert not isinstance(p, Rows)
+            return self._stages(0, tokens, cands, [p], side)
+        return self._stages(self.whole, tokens, cands, self._whole_rows(tokens, cands, p, side), side)
+
+    def _stages(self, first: int, tokens: Int32, cands: Int32 | None, past: list[Float64], side: Side) -> Float64:
+        """The stages from ``first`` on; ``past``: the model's p and those after the stages before, all in these columns."""
+        for expert, own in zip(self.experts[first:], self._own[first:], strict=True):
+            past.append(expert.score(TokenChunk(tokens, cands, side, own, tuple(past[:-1])), past[-1]))
+        column, at = tokens if cands is None else np.zeros(len(tokens), np.int32), np.arange(len(tokens))
+        return np.array([p[at, column] for p in past])
+
+    def _whole_rows(self, tokens: Int32, cands: Int32, p: Float64 | Rows, side: Side) -> list[Float64]:
+        """The model's columns [n, 1+H], and those after each stage up to the last that reads whole rows.
+
+        Slices of targets, where no hints are proposed for the whole chunk.
+        """
+        hinted = any(e.needs.hints for e in self.experts[: self.whole])
+        width = p.weights.shape[1] if isinstance(p, Rows) else p.shape[1]
+        step = max(1, len(tokens) if hinted else SLICE_CELLS // max(1, width))
+        parts = []
+        for begin in range(0, max(1, len(tokens)), step):
+            end = min(begin + step, len(tokens))
+            rows = p.cut(begin, end) if isinstance(p, Rows) else p[begin:end]
+            parts.append(self._slice(tokens[begin:end], cands[begin:end], rows, side.cut(begin, end)))
+        return [np.concatenate(stage) for stage in zip(*parts, strict=True)]
+
+    def _slice(self, tokens: Int32, cands: Int32, p: Float64 | Rows, side: Side) -> list[Float64]:
+        columns, past = [_columns(p, cands)], list[Float64]()
+        for i, (expert, own) in enumerate(zip(self.experts[: self.whole], self._own, strict=False)):
+            if i + 1 == self.whole and isinstance(expert, EndsRows):
+                chunk = TokenChunk(tokens, cands, side, own, tuple(columns[:-1]))
+                columns.append(expert.score_columns(chunk, p))
+                break
+            whole = p.p() if isinstance(p, Rows) else p
+            p = expert.score(TokenChunk(tokens, None, side, own, tuple(past)), whole)
+            past.append(whole)
+            columns.append(_columns(p, cands))
+        return columns
 
     def row(self, p: Float64, side: Side) -> list[Float64]:
         """The next target's row after each stage, the model's first; S+1 arrays [V].  Changes no visible state."""
@@ -91,6 +134,11 @@ def merge_needs(needs: Sequence[Needs]) -> Needs:
         masses=tuple(dict.fromkeys(m for n in needs for m in n.masses)),
         rows=any(n.rows for n in needs),
     )
+
+
+def _columns(p: Float64 | Rows, cands: Int32) -> Float64:
+    """Columns int32 [n, K] of whole rows (-1 reads token 0)."""
+    return p.columns(cands) if isinstance(p, Rows) else np.take_along_axis(p, np.maximum(cands, 0), axis=1)
 
 
 def _checked_hints(expert: Expert, hints: Int32, n: int) -> Int32:

@@ -15,7 +15,7 @@ import torch
 
 from evalkit.adapters.base import Bool, Float64, Int32, Needs, Side
 from evalkit.errors import InputError
-from evalkit.models.rows import RowScalars, RowStats, row_stats, scalars, whole_rows
+from evalkit.models.rows import RowScalars, row_stats, scalars
 from evalkit.plan import Chunk, Plan, Window
 
 
@@ -28,12 +28,12 @@ class BatchRows:
 
     def scalars(self, begin: int, end: int, cands: Int32) -> RowScalars:
         """What the stack needs of targets lo+begin..lo+end-1; cands int32 [end-begin, K], column 0 the targets."""
-        stats = RowStats(self.stats.lse[begin:end], self.stats.side.cut(begin, end))
-        return scalars(self.logits[begin:end], stats, cands, self.needs)
+        return scalars(self.logits[begin:end], self.stats.cut(begin, end), cands)
 
     def row(self, i: int) -> tuple[Float64, Side]:
         """The whole row of target lo+i, float64 [V] probabilities, and its side scalars: no target involved."""
-        return whole_rows(self.logits[i : i + 1], self.stats.lse[i : i + 1])[0], self.stats.side.at(i)
+        stats = self.stats.cut(i, i + 1)
+        return stats.probabilities(self.logits[i : i + 1])[0], stats.side
 
 
 class Forward:

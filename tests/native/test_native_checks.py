@@ -18,13 +18,11 @@ def ppm() -> _native.DirichletPpm:
     return core
 
 
-def test_exp_and_log_are_the_c_librarys_whatever_the_shape() -> None:
-    x = -np.random.default_rng(0).gamma(2.0, 4.0, size=(37, 11))
-    got = _native.exp(x)
-    assert got.shape == x.shape
-    assert got.ravel().tolist() == [math.exp(v) for v in x.ravel()]
-    assert _native.neg_log(got).ravel().tolist() == [-math.log(v) for v in got.ravel()]
-    assert _native.exp(x[3:4, 5:6].copy())[0, 0] == got[3, 5]
+def test_log_is_the_c_librarys_whatever_the_shape() -> None:
+    p = np.random.default_rng(0).random((37, 11))
+    got = _native.neg_log(p)
+    assert got.shape == p.shape
+    assert got.ravel().tolist() == [-math.log(v) for v in p.ravel()]
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from evalkit.adapters.base import Float64
 from evalkit.adapters.experts.log_bias import LogBiasSettings
+from tests.twins.rows import exp_values
 
 WIDEST = 16.0
 """No part of the bias leaves +-16 nats."""
@@ -40,7 +43,7 @@ class NaiveLogBias:
 
     def row(self, p: Float64) -> list[float]:
         part = self.previous.get(self.last)
-        extra = [1.0] * self.vocab if part is None else [math.exp(b) for b in part.bias]
+        extra = [1.0] * self.vocab if part is None else exp_values(np.array(part.bias)).tolist()
         y = [float(p[v]) * self.factor[v] * extra[v] for v in range(self.vocab)]
         inverse = 1.0 / lane_sum(y)
         self.y = [x * inverse for x in y]
@@ -61,7 +64,7 @@ class NaiveLogBias:
         if ends:
             self._end_document()
         if on_grid or ends:
-            self.factor = [math.exp(a + b) for a, b in zip(self.all.bias, self.document.bias, strict=True)]
+            self.factor = exp_values(np.array(self.all.bias) + np.array(self.document.bias)).tolist()
         self.last = token
 
     def _learn_previous(self, token: int) -> None:

@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Side, StreamInfo, TokenChunk
+from evalkit import _native
+from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Rows, Side, StreamInfo, TokenChunk
 from evalkit.adapters.registry import describe, make_adapter, parse_adapter
 from evalkit.adapters.stack import Stack, merge_needs
 from evalkit.adapters.strict import StrictExpert
@@ -88,15 +89,56 @@ def test_hints_and_own_columns() -> None:
     assert stack.state_bytes() == 14
 
 
-def test_one_stage_that_needs_rows_gives_rows_to_all() -> None:
-    stack = Stack([Hinter(1), Halves()])
+def test_rows_go_up_to_the_last_stage_that_needs_them() -> None:
+    before, behind = Hinter(1), Hinter(1)
+    stack = Stack([before, Halves(), behind])
     assert stack.needs.rows
     stack.begin(INFO)
     p = np.full((3, 5), 0.2)
     tokens = np.array([2, 2, 0], np.int32)
-    out = stack.score(tokens, np.zeros((3, 2), np.int32), p, Side())
-    assert stack.experts[0].chunks[0].cands is None  # type: ignore[attr-defined]
-    np.testing.assert_allclose(out[2], [0.5 * 0.2 + 0.5 / 5, 0.5 * 0.2 + 0.5 * 2 / 6, 0.5 * 0.2 + 0.5 / 7])
+    cands = np.array([[2, 1, -1], [2, 1, 0], [0, -1, 4]], np.int32)
+    out = stack.score(tokens, cands, p, Side(entropy=np.zeros(3)))
+    assert before.chunks[0].cands is None
+    want = [0.5 * 0.2 + 0.5 / 5, 0.5 * 0.2 + 0.5 * 2 / 6, 0.5 * 0.2 + 0.5 / 7]
+    np.testing.assert_allclose(out[2:], [want, want])
+    (chunk,) = behind.chunks
+    assert chunk.cands is cands
+    assert chunk.own == 2
+    assert [h.shape for h in chunk.history] == [(3, 3)] * 2
+    weights = p.astype(np.float32)
+    rows = Rows(weights, 1.0 / weights.astype(np.float64).sum(axis=1))
+    stack.begin(INFO)
+    np.testing.assert_allclose(stack.score(tokens, cands, rows, Side(entropy=np.zeros(3))), out, rtol=1e-15)
+
+
+@pytest.mark.parametrize("spec", ["log_bias", "log_bias:previous_prior=2", "log_bias:stride=5,precondition=adagrad"])
+@pytest.mark.parametrize("behind", ["", "|ppm|match|hedge", "|temperature"])
+def test_float32_rows_and_columns_have_the_bits_of_whole_rows(spec: str, behind: str) -> None:
+    rng = np.random.default_rng(3)
+    vocab, n = 40, 300
+    info = StreamInfo(vocab_size=vocab, bos_id=1, first_token=0)
+    tokens = np.tile(rng.integers(0, vocab, n // 3), 3).astype(np.int32)
+    logits = rng.standard_normal((n, vocab)).astype(np.float32) * 3
+    _, entropy, top, _, _, weights, factors = _native.row_sums(logits, weights=True)
+    assert weights is not None
+    assert factors is not None
+    rows, side = Rows(weights, factors), Side(entropy=entropy, top_id=top)
+    np.testing.assert_allclose(rows.p().sum(axis=1), 1.0, rtol=0, atol=1e-14)
+
+    def scored(p: Float64 | Rows, cut: int, whole: bool = False) -> Float64:
+        stack = Stack([parse_adapter(s) for s in (spec + behind).split("|")])
+        stack.begin(info)
+        out = []
+        for lo, hi in ((0, cut), (cut, n)):
+            cands = np.concatenate((tokens[lo:hi, None], stack.propose(tokens[lo:hi])), axis=1)
+            part = p.cut(lo, hi) if isinstance(p, Rows) else p[lo:hi]
+            out.append(stack.score(tokens[lo:hi], None if whole else cands, part, side.cut(lo, hi)))
+        return np.concatenate(out, axis=1)
+
+    want = scored(rows.p(), 100, whole=True).tolist()
+    for p in (rows, rows.p()):
+        for cut in (1, 17, 160):
+            assert scored(p, cut).tolist() == want
 
 
 def test_a_strict_expert_cannot_reach_the_next_row_or_target() -> None:

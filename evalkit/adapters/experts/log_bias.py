@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from msgspec import Meta
 
-from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Side, StreamInfo, TokenChunk
+from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Rows, Side, StreamInfo, TokenChunk
 from evalkit.adapters.base import Settings as BaseSettings
 from evalkit.adapters.experts.native import MAX_VOCAB, MIB, as_float64, check_range, native, one_target, set_state
 from evalkit.errors import EvalkitError, InputError
@@ -123,6 +123,17 @@ class LogBias(RowExpert):
 
     def score(self, chunk: TokenChunk, p: Float64) -> Float64:
         return self._core.score(*self.whole_rows(chunk, p))
+
+    def score_columns(self, chunk: TokenChunk, rows: Rows | Float64) -> Float64:
+        """A stride at a time: two products of its rows with vectors (csrc/core/bias.cpp)."""
+        assert chunk.cands is not None
+        narrow = isinstance(rows, Rows)
+        return self._core.score_columns(
+            tokens=np.ascontiguousarray(chunk.tokens, dtype=np.int32),
+            cands=np.ascontiguousarray(chunk.cands),
+            rows=rows.weights if narrow else as_float64(rows),
+            factors=rows.factors if narrow else None,
+        )
 
     def row(self, p: Float64, side: Side, history: tuple[Float64, ...] = ()) -> Float64:
         return self._core.row(as_float64(p))
