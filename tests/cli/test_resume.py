@@ -48,10 +48,10 @@ def test_a_run_cut_at_any_chunk_resumes_with_the_same_bits(
     real = loop_module.Loop._observe
     for cut in (1, 5, 13):
 
-        def observe(self, chunk, nats, shed, cut=cut):
-            if chunk.index == cut:
+        def observe(self, entry, receipt, cut=cut):
+            if entry.index == cut:
                 raise Killed
-            real(self, chunk, nats, shed)
+            real(self, entry, receipt)
 
         out = tmp_path / f"cut{cut}"
         monkeypatch.setattr(loop_module.Loop, "_observe", observe)
