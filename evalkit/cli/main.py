@@ -30,6 +30,15 @@ VERBS = {
 }
 
 
+GREETING = f"""evalkit {__version__}: bits per byte, with adapters that learn only from text already scored
+
+  evalkit eval --text FILE         score the bundled model on your text; --checkpoint takes yours
+  evalkit audit mine.py:factory    is this scorer legal?  a counter-example when it is not
+  evalkit profile --budget 600     where the seconds go, and whether a run fits its budget
+
+'evalkit --help' lists every verb, 'evalkit VERB --help' shows examples, 'evalkit doctor' says what is missing."""
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse with exit code 2 and one sentence."""
 
@@ -63,6 +72,9 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.  Returns 0 good, 1 the answer is no, 2 the input is wrong, 3 internal fault."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        print(GREETING)
+        return 0
     verb = next((a for a in arguments if not a.startswith("-")), None)
     known = [v for v in VERBS if _installed(v)]
     if verb is not None and verb not in known:

@@ -99,3 +99,10 @@ def test_the_examples_of_the_help_are_accepted(verb: str, capsys) -> None:
             for spec in vars(parsed).get("adapter") or []:
                 if spec != "none":
                     assert parse_adapter(spec).name
+
+
+def test_without_arguments_it_greets_with_commands_that_exist(capsys) -> None:
+    assert main([]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  evalkit ")]
+    assert len(lines) == 3
+    assert {words[1] for words in lines} <= set(VERBS)
