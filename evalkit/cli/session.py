@@ -140,6 +140,7 @@ def execute(
     ``stopping``: True once the process was asked to end.  ``lead``: the harness's rank 0, when there are ranks.
     """
     from evalkit.cli.progress import Progress
+    from evalkit.models.hf import HuggingFaceModel
     from evalkit.report.trackers.tracker import open_trackers
     from evalkit.scoring.score import ScoreOptions, run_folder, score
 
@@ -165,6 +166,7 @@ def execute(
         extra={
             "checkpoint": run.checkpoint or "bundled",
             "trust_causal": run.trust_causal,
+            "bos": model.bos if isinstance(model, HuggingFaceModel) else "document",
             "tokenizer": stream.tokenizer.name,
             "lossy": run.lossy,
             "text": list(stream.sources),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -97,7 +98,7 @@ def test_a_folder_opens_as_the_protocol_says(name: str, request: pytest.FixtureR
     model = open_checkpoint(folder)
     assert isinstance(model, Model)
     assert (model.vocab_size, model.max_seq_len) == (VOCAB, 64)
-    assert model.can == {"parameters", "hidden"}
+    assert model.can == {"parameters", "hidden"} | ({"banded"} if name == "llama" else set())
     ids = torch.arange(24).reshape(2, 12)
     logits = model.logits(ids)
     assert logits.shape == (2, 12, VOCAB)
@@ -164,7 +165,7 @@ def test_a_logit_cap_outside_the_head_hides_the_split(tmp_path: Path) -> None:
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.CohereConfig(vocab_size=VOCAB, logit_scale=0.5, bos_token_id=0, eos_token_id=0, **shape)
     folder = save(transformers.AutoModelForCausalLM.from_config(config), tmp_path / "scaled")
-    assert open_checkpoint(folder).can == {"parameters"}
+    assert open_checkpoint(folder).can == {"parameters", "banded"}
 
 
 def test_a_bidirectional_model_is_refused(tmp_path: Path) -> None:
@@ -239,7 +240,13 @@ def test_code_in_the_folder_is_not_run(broken: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("dtype=int8", "not one of float32"), ("max_seq_len=1", "at least 2"), ("dtyp=float32", "did you mean 'dtype'")],
+    [
+        ("dtype=int8", "not one of float32"),
+        ("max_seq_len=1", "at least 2"),
+        ("dtyp=float32", "did you mean 'dtype'"),
+        ("bos=none", "not one of window, document"),
+        ("sinks=-1", "at least 0"),
+    ],
 )
 def test_options_are_checked(llama: Path, option: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -278,3 +285,181 @@ def test_a_missing_package_is_one_sentence(llama: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(InputError, match=r"pip install 'evalkit\[hf\]'"):
         open_checkpoint(llama)
+
+
+def add_template(folder: Path) -> None:
+    """A tokenizer that says it puts <s> first."""
+    from tokenizers import Tokenizer, processors
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def make_sink(folder: Path, texts: list[str]) -> Path:
+    """A bigram model whose attention rests on BOS, as Gemma's does: where it finds none, it spreads over the window and
+    adds noise.  One layer; channels: one for each id, one that is 1 in all ids, one that is 1 in BOS."""
+    from tokenizers import Tokenizer
+
+    folder.mkdir()
+    write_tokenizer(folder)
+    add_template(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    counts = torch.full((VOCAB, VOCAB), 0.01)
+    for text in texts:
+        ids = tokenizer.encode(text).ids
+        for a, b in itertools.pairwise(ids):
+            counts[a, b] += 1.0
+    width = VOCAB + 8
+    module = make_llama(
+        hidden_size=width,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        head_dim=32,
+        rms_norm_eps=0.0,
+        max_position_embeddings=512,
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.zero_()
+        model, layer = module.model, module.model.layers[0]
+        model.embed_tokens.weight[:, :VOCAB] = torch.eye(VOCAB)
+        model.embed_tokens.weight[:, VOCAB] = 1.0
+        model.embed_tokens.weight[0, VOCAB + 1] = 2.0
+        for norm in (layer.input_layernorm, layer.post_attention_layernorm, model.norm):
+            norm.weight.fill_((2.0 / width) ** 0.5)
+        layer.self_attn.q_proj.weight[15, VOCAB] = 30.0  # channel 15 turns slowest: 0.0002 a position
+        layer.self_attn.k_proj.weight[15, VOCAB + 1] = 30.0
+        layer.self_attn.v_proj.weight[:, 1:VOCAB] = torch.randn(32, VOCAB - 1, generator=generator)
+        layer.self_attn.o_proj.weight[:VOCAB] = 3.0 * torch.randn(VOCAB, 32, generator=generator)
+        module.lm_head.weight[:, :VOCAB] = (counts / counts.sum(1, keepdim=True)).log().T
+    module.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sink(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sink(tmp_path_factory.mktemp("hf") / "sink", TEXTS)
+
+
+def nats_per_token(folder: Path, options: str, plan: str, text: Path) -> float:
+    import evalkit
+
+    model = open_checkpoint(f"{folder}{options}")
+    stream = open_stream([text], open_tokenizer(model.tokenizer_model))
+    result = evalkit.score(model, stream, [], parse_plan(plan))
+    return result.run["totals"]["nats"] / stream.n_targets
+
+
+def test_a_model_that_rests_on_bos_collapses_without_it(sink: Path, text: Path) -> None:
+    plain = nats_per_token(sink, "", "document:seq_len=256,stride=256", text)
+    assert plain < 1.5
+    for plan in ("disjoint:seq_len=32", "sliding:seq_len=32,stride=8", "document:seq_len=32,stride=8"):
+        assert nats_per_token(sink, "", plan, text) == pytest.approx(plain, abs=1e-3)
+        assert nats_per_token(sink, ":bos=document", plan, text) > plain + 2.0
+
+
+def test_a_banded_pass_keeps_what_the_model_rests_on(sink: Path, text: Path) -> None:
+    plain = nats_per_token(sink, "", "document:seq_len=256,stride=256", text)
+    for plan in ("banded:window=32,block=32", "banded:window=20,block=64"):
+        assert nats_per_token(sink, "", plan, text) == pytest.approx(plain, abs=1e-3)
+        assert nats_per_token(sink, ":sinks=0", plan, text) > plain + 2.0
+
+
+def test_bos_is_added_once_and_said_in_run_json(sink: Path, text: Path, capsys: Any) -> None:
+    from evalkit.cli.main import main
+
+    model = open_checkpoint(sink)
+    assert (model.bos, model.bos_id, model.max_seq_len) == ("window", 0, 511)
+    tokens = torch.tensor([[0, 5, 6, 7], [9, 5, 6, 7]])
+    with torch.no_grad():
+        both, first, second = (model.logits(ids) for ids in (tokens, tokens[:1], tokens[1:]))
+        fed = model.module(input_ids=torch.tensor([[0, 9, 5, 6, 7]])).logits[0, 1:]
+        as_is = model.module(input_ids=tokens[:1]).logits
+    assert torch.equal(first, as_is)
+    assert torch.allclose(second[0], fed, atol=1e-4)
+    assert torch.allclose(both, torch.cat((first, second)), atol=1e-4)
+    flags = ["eval", "--checkpoint", str(sink), "--text", str(text), "--adapter", "none", "--json", "-"]
+    for option, want in (("", "window"), (":bos=document", "document")):
+        flags[2] = f"{sink}{option}"
+        assert main(flags) == 0
+        assert json.loads(capsys.readouterr().out)["settings"]["bos"] == want
+
+
+@pytest.mark.parametrize(
+    ("words", "template", "want"),
+    [
+        ({}, False, "document"),
+        ({}, True, "window"),
+        ({"add_bos_token": False}, True, "document"),
+        ({"add_bos_token": True}, False, "window"),
+    ],
+)
+def test_the_tokenizer_says_whether_bos_is_added(
+    words: dict[str, bool], template: bool, want: str, broken: Path
+) -> None:
+    (broken / "tokenizer_config.json").write_text(json.dumps(words))
+    if template:
+        add_template(broken)
+    model = open_checkpoint(broken)
+    assert model.bos == want
+    assert open_checkpoint(f"{broken}:bos=window").bos_id == 0
+    assert open_checkpoint(f"{broken}:bos=document").bos_id is None
+
+
+def naive_band(model: Any, ids: torch.Tensor, window: int) -> torch.Tensor:
+    """One layer: row t by a plain pass over what it may see, the sinks directly in front."""
+    rows = []
+    for t in range(len(ids)):
+        seen = ids[max(0, t - window + 1) : t + 1]
+        if t >= window:
+            seen = torch.cat((ids[: model.sinks], seen))
+        rows.append(model.module(input_ids=seen[None]).logits[0, -1])
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("sinks", [0, 3])
+def test_one_layer_of_the_band_is_a_window_of_its_own(
+    sinks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With groups of one query the sinks stand right in front of each window, as if it had been run alone."""
+    from evalkit.models import hf
+
+    monkeypatch.setattr(hf, "SINK_GROUP", 1)
+    model = open_checkpoint(f"{save(make_llama(num_hidden_layers=1), tmp_path / 'one')}:sinks={sinks}")
+    ids = torch.arange(40) * 7 % VOCAB
+    with torch.no_grad():
+        got, state = model.banded(ids[:25], None, 8)
+        more, _ = model.banded(ids[25:], state, 8)
+        want = naive_band(model, ids, 8)
+    assert torch.allclose(got, want[:25], atol=1e-4)
+    assert torch.allclose(more[:, :], naive_band(model, ids[17:], 8)[8:], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ("GPT2", "absolute positions"),
+        ("Mistral", "windows of their own"),
+        ("Bloom", "takes no mask or positions"),
+        ("Dynamic", "depend on the length"),
+    ],
+)
+def test_models_that_keep_sliding_say_why(config: str, why: str, tmp_path: Path) -> None:
+    shape = {"vocab_size": VOCAB, "hidden_size": 32, "bos_token_id": 0, "eos_token_id": 0}
+    if config == "GPT2":
+        module = make_gpt2()
+    elif config == "Mistral":
+        more = {"intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+        module = transformers.AutoModelForCausalLM.from_config(
+            transformers.MistralConfig(sliding_window=16, **shape, **more)
+        )
+    elif config == "Bloom":
+        module = transformers.AutoModelForCausalLM.from_config(transformers.BloomConfig(n_layer=1, n_head=2, **shape))
+    else:
+        module = make_llama(rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0})
+    model = open_checkpoint(save(module, tmp_path / "m"))
+    assert "banded" not in model.can
+    assert why in model.notes[1]
