@@ -24,7 +24,8 @@ class Model(Protocol):
     fingerprint: str
     """Hex digest of weights and architecture."""
     tokenizer_model: bytes | None
-    """Tokenizer that travels with the checkpoint, or None: a SentencePiece model or a byte-level tokenizer.json."""
+    """Tokenizer that travels with the checkpoint, or None: a SentencePiece model, {"bos_id", "tokenizer"} with the content of a
+    tokenizer.json, or b"bytes:separator=B" where ids are the bytes themselves and byte B stands between documents."""
     device: Any
     module: Any
 
@@ -38,7 +39,9 @@ class BandedModel(Protocol):
         """int64 [L] continuing ``state`` (None at the start of a stream) -> (floating [L, V], new state).
 
         Every position attends to itself and the ``window - 1`` tokens before it, in every layer, across calls:
-        the state carries the last keys and values, so no token is computed twice.
+        the state carries the last keys and values, so no token is computed twice.  A recurrent model carries its state
+        instead and may depend on all tokens since the state was None: it forgets by itself, and ``window`` is then only
+        the warm-up that the plan gives it.  Inside the first ``window`` tokens the rows are those of ``logits``.
         """
         ...
 
