@@ -20,7 +20,7 @@ RUNTIME = $(foreach lib,libasan.so libubsan.so libstdc++.so.6,$(shell $(or $(CXX
 UNDER := env LD_PRELOAD="$(RUNTIME)" ASAN_OPTIONS=detect_leaks=0
 endif
 
-.PHONY: demo test bench fuzz lint clean dist
+.PHONY: demo test bench fuzz lint docs clean dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "evalkit needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
@@ -53,6 +53,11 @@ bench: $(STAMP)
 # ten minutes for each target under the sanitizers; FUZZ_SECONDS=N for another time
 fuzz: $(STAMP)
 	$(BIN)/python -m benches.fuzz --seconds $(or $(FUZZ_SECONDS),600)
+
+# the site, from docs/, the docstrings and the help of every verb, into build/site
+docs: $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt "mkdocs-material>=9.5" "mkdocstrings-python>=1.10"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 dist: $(STAMP)
 	$(BIN)/python -m build --no-isolation
