@@ -14,6 +14,8 @@ import torch
 from evalkit.machine import peak_memory_bytes
 from evalkit.models.ek import container as artifact
 from evalkit.models.ek.door import ArtifactDoor
+from evalkit.stream.corpus import sample_corpus
+from evalkit.stream.tokenizer import open_tokenizer
 from evalkit.train import measure
 from evalkit.train.loop import Trainer, write_facts
 from evalkit.train.quant import target
@@ -34,8 +36,23 @@ def finish(trainer: Trainer, recipe_name: str) -> Path:
         f"artifact: {size} bytes of {artifact.CAP_BYTES}, val_bpb {float_bpb:.4f} before quantisation, {bpb:.4f} after"
     )
     totals = {"val_bpb_float": float_bpb, "val_bpb_artifact": bpb, "artifact_bytes": size, "weights": chosen}
+    if trainer.recipe.export.corpus_bytes:
+        totals["artifact_bytes"] = with_corpus(trainer, path)
     write_facts(trainer.out, facts(trainer, recipe_name, totals, artifact.read_artifact(path).digest))
     return path
+
+
+def with_corpus(trainer: Trainer, path: Path) -> int:
+    """Put a sample of the training documents into the artifact; the held-out ones stay out.  Returns its size."""
+    tokenizer = open_tokenizer(trainer.corpus.tokenizer_model)
+    beside = path.with_suffix(".ekc")
+    done = sample_corpus(beside, np.concatenate(trainer.corpus.shards), tokenizer, trainer.recipe.export.corpus_bytes)
+    size = artifact.add_corpus(path, beside.read_bytes(), path)
+    trainer.log.say(
+        f"corpus: {done.kept_documents} of {done.documents} training documents, {done.kept_tokens} tokens, {done.size} "
+        f"bytes; artifact {size} bytes of {artifact.CAP_BYTES}"
+    )
+    return size
 
 
 def calibration(trainer: Trainer) -> Hessians | None:

@@ -29,7 +29,7 @@ from evalkit.errors import LegalityError
 
 if TYPE_CHECKING:
     from evalkit.models.base import Model
-    from evalkit.stream.corpus import Overlap
+    from evalkit.stream.corpus import Corpus, Overlap
     from evalkit.stream.stream import Stream
 
 Int32 = npt.NDArray[np.int32]
@@ -70,6 +70,8 @@ class StreamInfo:
     """Bytes of each piece, a leading space included; control pieces are b""; empty when the tokenizer is unknown."""
     groups: dict[str, Bool] = field(default_factory=dict)
     """Named id masks, bool [V]: at least "word_start" and "control" when the tokenizer is known."""
+    corpus: Corpus | None = None
+    """Text that the checkpoint carries."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,7 @@ class CountsCorpus(Protocol):
 
     name: ClassVar[str]
 
-    def overlap(self, stream: Stream) -> Overlap | None:
+    def overlap(self, stream: Stream, info: StreamInfo) -> Overlap | None:
         """How much of the stream stands in that text; None where there is none.  InputError for another tokenizer's."""
         ...
 

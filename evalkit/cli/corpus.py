@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ EXAMPLES = """examples:
   evalkit corpus build --text mine.jsonl.xz --bytes 14_000_000 --like web.jsonl --checkpoint model.ek --out web.ekc
   evalkit corpus check mine.ekc --text val.jsonl.xz                            does the scored text stand in it?
   evalkit eval --adapter ppm:corpus=mine.ekc
+  evalkit corpus attach mine.ekc --checkpoint model.ek --out both.ek           one artifact; ppm finds the corpus in it
 """
 
 
@@ -27,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = parser.add_subparsers(dest="what", metavar="build|check", required=True)
+    verbs = parser.add_subparsers(dest="what", metavar="build|check|attach", required=True)
     build = verbs.add_parser("build", help="write a corpus file", epilog=EXAMPLES)
     build.add_argument("--text", nargs="+", required=True, metavar="F", help=".txt or .jsonl, plain or xz, gz, zst")
     build.add_argument("--out", required=True, metavar="FILE.ekc")
@@ -39,7 +41,11 @@ def add_parser(subparsers: Any) -> None:
     check = verbs.add_parser("check", help="compare a corpus with a text; exit 1 when they overlap", epilog=EXAMPLES)
     check.add_argument("corpus", metavar="FILE.ekc")
     check.add_argument("--text", nargs="+", required=True, metavar="F", help="the text to be scored")
-    for each in (build, check):
+    attach = verbs.add_parser("attach", help="put a corpus into an artifact (.ek)", epilog=EXAMPLES)
+    attach.add_argument("corpus", metavar="FILE.ekc", help="a corpus file, or 'none' to take out what is there")
+    attach.add_argument("--out", required=True, metavar="FILE.ek")
+    attach.add_argument("--force", action="store_true", help="replace the file if it exists")
+    for each in (build, check, attach):
         each.add_argument("--checkpoint", metavar="C", help="whose tokenizer is used (default: the bundled one)")
         each.add_argument("--tokenizer", metavar="T", help="where the checkpoint carries none")
         each.add_argument("--json", metavar="FILE", help="write the numbers to FILE; '-' prints them")
@@ -50,14 +56,24 @@ def _number(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    from evalkit.cli.session import choose_tokenizer, say
-    from evalkit.models.registry import open_checkpoint
+    return {"build": _build, "check": _check, "attach": _attach}[args.what](args, _tokenizer(args))
 
-    model = open_checkpoint(args.checkpoint)
-    tokenizer, note = choose_tokenizer(args.tokenizer, args.checkpoint, model)
+
+def _tokenizer(args: argparse.Namespace) -> Any:
+    """The checkpoint's own; an artifact is read for it and not opened as a model."""
+    from evalkit.cli.recipe import ASSETS
+    from evalkit.cli.session import choose_tokenizer, say
+    from evalkit.models.ek.container import is_artifact, read_artifact
+    from evalkit.models.registry import open_checkpoint
+    from evalkit.stream import open_tokenizer
+
+    path = Path(args.checkpoint or ASSETS / "tiny.ek")
+    if args.tokenizer is None and is_artifact(path):
+        return open_tokenizer(read_artifact(path).tokenizer_model)
+    tokenizer, note = choose_tokenizer(args.tokenizer, args.checkpoint, open_checkpoint(args.checkpoint))
     if note:
         say(note)
-    return _build(args, tokenizer) if args.what == "build" else _check(args, tokenizer)
+    return tokenizer
 
 
 def _build(args: argparse.Namespace, tokenizer: Any) -> int:
@@ -92,6 +108,30 @@ def _check(args: argparse.Namespace, tokenizer: Any) -> int:
     if args.json != "-":
         print(found.sentence())
     return 1 if found.exact or found.near else 0
+
+
+def _attach(args: argparse.Namespace, tokenizer: Any) -> int:
+    from evalkit.adapters.experts.corpus import open_corpus
+    from evalkit.cli.recipe import ASSETS
+    from evalkit.errors import InputError
+    from evalkit.models.ek.container import CAP_BYTES, add_corpus, is_artifact
+
+    source, out = Path(args.checkpoint or ASSETS / "tiny.ek"), Path(args.out)
+    if not is_artifact(source):
+        raise InputError(
+            f"{source}: not an artifact (.ek); use --adapter ppm:corpus={args.corpus} beside this checkpoint"
+        )
+    if out.exists() and not args.force:
+        raise InputError(f"{out}: already exists; add --force to replace it")
+    corpus = None
+    if args.corpus != "none":
+        open_corpus(args.corpus).check_tokenizer(tokenizer.vocab_size, tokenizer.fingerprint)
+        corpus = Path(args.corpus).read_bytes()
+    size = add_corpus(source, corpus, out)
+    _tell(args.json, {"bytes": size, "corpus_bytes": len(corpus or b""), "cap_bytes": CAP_BYTES})
+    if args.json != "-":
+        print(f"{out}: {size:,} bytes, {len(corpus or b''):,} of them a corpus; the contest's limit is {CAP_BYTES:,}")
+    return 0
 
 
 def _tell(where: str | None, facts: dict[str, Any]) -> None:

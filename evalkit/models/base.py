@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import torch
 
+    from evalkit.stream.corpus import Corpus
+
 
 @runtime_checkable
 class Model(Protocol):
     """Shape legend: B windows, L positions, V vocabulary, D width.
 
-    ``can`` is the subset of {"banded", "hidden", "parameters"} that the model offers; see BandedModel and
-    HiddenModel for the methods behind the first two; "parameters" means ``module`` is a torch nn.Module whose named
+    ``can`` is the subset of {"banded", "corpus", "hidden", "parameters"} that the model offers; see BandedModel,
+    CorpusModel and HiddenModel for what is behind the first three; "parameters" means ``module`` is a torch nn.Module whose named
     parameters decide the logits (test-time training).
     """
 
@@ -54,3 +56,8 @@ class HiddenModel(Protocol):
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """floating [..., D] -> logits [..., V], softcap included."""
         ...
+
+
+class CorpusModel(Protocol):
+    corpus: Corpus
+    """Text that travels with the checkpoint, to be counted before the first target; its ids are the checkpoint's own."""

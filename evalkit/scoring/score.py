@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from evalkit.adapters.base import CountsCorpus, Learner, Needs
+from evalkit.adapters.base import CountsCorpus, Learner, Needs, StreamInfo
 from evalkit.errors import InputError
 from evalkit.machine import peak_memory_bytes
 from evalkit.plan import Banded, Plan, Sliding
@@ -89,15 +89,15 @@ def score(
     (several processes do); ``guard`` says whether to go on, and with what work.  Raises InputError (wrong input),
     LegalityError (a law was broken; booked chunks stay booked), DivergenceError (a score that is not finite).
     """
-    from evalkit.adapters.info import stream_info
+    from evalkit.adapters.info import carried, stream_info
     from evalkit.adapters.stack import Stack
 
     learners, experts = _families(adapters)
     options, plan = settled(model, plan, adapters, options or ScoreOptions())
     _check_fit(model, stream, plan, options)
     _check_chunks(plan, learners)
-    info = stream_info(stream, options.seed, model.vocab_size)
-    overlaps = check_provenance(experts, stream)
+    info = stream_info(stream, options.seed, model.vocab_size, carried(model, experts))
+    overlaps = check_provenance(experts, stream, info)
     stack = Stack(experts)
     stack.begin(info)
     compared = learners if options.base_pass else []
@@ -185,14 +185,14 @@ def score(
     return result
 
 
-def check_provenance(experts: Sequence[Any], stream: Any) -> list[dict[str, Any]]:
+def check_provenance(experts: Sequence[Any], stream: Any, info: StreamInfo) -> list[dict[str, Any]]:
     """What the experts counted before the first target, compared with the text: a row an expert that counted any.
 
     LegalityError, law provenance, when a scored document or a near copy of one was counted.
     """
     rows = []
     for expert in experts:
-        found = expert.overlap(stream) if isinstance(expert, CountsCorpus) else None
+        found = expert.overlap(stream, info) if isinstance(expert, CountsCorpus) else None
         if found is not None:
             found.check(f"adapter {expert.name}")
             rows.append({"adapter": expert.name, **msgspec.to_builtins(found), "detail": found.sentence()})

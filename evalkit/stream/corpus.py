@@ -229,15 +229,42 @@ def build_corpus(
     if like and size is None:
         raise InputError("--like says which documents to keep, but without --bytes all are kept; give --bytes N")
     done = Built()
-    with TemporaryFile(dir=out.parent) as spool, TemporaryFile(dir=out.parent) as packed:
+    with TemporaryFile(dir=out.parent) as spool:
         starts, bytes_of = _spooled(paths, tokenizer, spool, done, watch)
-        dtype = np.dtype(f"<u{_width(tokenizer.vocab_size)}")
-        ids = np.memmap(spool, dtype=dtype, mode="r")
+        ids = np.memmap(spool, dtype=np.dtype(f"<u{_width(tokenizer.vocab_size)}"), mode="r")
         order: Iterable[int] = range(len(bytes_of))
         if size is not None:
             order = np.argsort(-_worth(ids, starts, tokenizer, like), kind="stable").tolist()
-        _packed(ids, starts, bytes_of, order, size, packed, done, watch)
+        _write_some(out, ids, starts, bytes_of, order, size, tokenizer, done, watch)
         del ids
+    return done
+
+
+def sample_corpus(out: str | Path, ids: npt.NDArray[np.integer], tokenizer: Tokenizer, size: int) -> Built:
+    """Write an even sample of the documents in ids [n], each after its BOS, in at most ``size`` bytes."""
+    starts = np.append(np.flatnonzero(ids == tokenizer.bos_id), len(ids))
+    held = ids.astype(f"<u{_width(tokenizer.vocab_size)}")
+    sizes = tokenizer.pieces.target_bytes(held[:-1], held[1:])
+    bytes_of = np.diff(np.append(0, np.cumsum(sizes))[starts.clip(1) - 1])
+    done = Built(documents=len(bytes_of), tokens=len(ids), text_bytes=int(bytes_of.sum()))
+    order = np.argsort(-_worth(held, starts, tokenizer, ()), kind="stable").tolist()
+    _write_some(Path(out), held, starts, bytes_of, order, size, tokenizer, done, lambda built: None)
+    return done
+
+
+def _write_some(
+    out: Path,
+    ids: Ids,
+    starts: Int64,
+    bytes_of: Int64,
+    order: Iterable[int],
+    size: int | None,
+    tokenizer: Tokenizer,
+    done: Built,
+    watch: Callable[[Built], None],
+) -> None:
+    with TemporaryFile(dir=out.parent) as packed:
+        _packed(ids, starts, bytes_of, order, size, packed, done, watch)
         header = CorpusHeader(
             vocab_size=tokenizer.vocab_size,
             bos_id=tokenizer.bos_id,
@@ -250,7 +277,6 @@ def build_corpus(
         packed.seek(0)
         write_atomic(out, _pieces(header, iter(lambda: packed.read(SLAB), b"")))
     done.size = out.stat().st_size
-    return done
 
 
 def write_corpus(

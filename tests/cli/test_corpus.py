@@ -19,9 +19,15 @@ from hypothesis import strategies as st
 
 from evalkit import _native
 from evalkit.adapters.experts.corpus import open_corpus, shingles
+from evalkit.adapters.registry import parse_adapter
+from evalkit.cli.recipe import ASSETS
 from evalkit.errors import EvalkitError, InputError
+from evalkit.models.ek.container import add_corpus, read_artifact
+from evalkit.models.ek.door import ArtifactDoor
+from evalkit.scoring.score import score
+from evalkit.stream import open_texts
 from evalkit.stream.corpus import build_corpus, parse_corpus, read_corpus, write_corpus
-from evalkit.stream.tokenizer import ByteTokenizer
+from evalkit.stream.tokenizer import ByteTokenizer, open_tokenizer
 from evalkit.train.mutate import RAW, mutate
 
 PREFIX = struct.Struct("<8sIII")
@@ -300,3 +306,64 @@ def test_a_corpus_is_read_once_while_it_is_held(texts: Path) -> None:
     assert open_corpus(texts / "clean.ekc") is first
     with pytest.raises(EvalkitError, match="no such file"):
         open_corpus(texts / "missing.ekc")
+
+
+@pytest.fixture(scope="module")
+def carrying(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """both.ek: the bundled artifact with a corpus of forty documents, clean.ek: without any."""
+    folder = tmp_path_factory.mktemp("carrying")
+    write_jsonl(folder / "corpus.jsonl", [document(i) for i in range(40)])
+    add_corpus(ASSETS / "tiny.ek", None, folder / "clean.ek")
+    tokenizer = open_tokenizer(read_artifact(folder / "clean.ek").tokenizer_model)
+    build_corpus([folder / "corpus.jsonl"], tokenizer, folder / "c.ekc")
+    add_corpus(folder / "clean.ek", (folder / "c.ekc").read_bytes(), folder / "both.ek")
+    return folder
+
+
+def test_an_artifact_carries_its_corpus(evalkit, carrying: Path) -> None:
+    clean, both = (read_artifact(carrying / name) for name in ("clean.ek", "both.ek"))
+    corpus = (carrying / "c.ekc").read_bytes()
+    assert (clean.corpus, both.corpus) == (None, corpus)
+    assert 0 < both.size - clean.size - len(corpus) < 100
+    assert all((both.tensors[name] == clean.tensors[name]).all() for name in clean.tensors)
+    add_corpus(carrying / "both.ek", None, carrying / "again.ek")
+    assert (carrying / "again.ek").read_bytes() == (carrying / "clean.ek").read_bytes()
+    attach = ("corpus", "attach", carrying / "c.ekc", "--checkpoint", carrying / "clean.ek", "--out")
+    assert evalkit(*attach, carrying / "attached.ek").code == 0
+    assert (carrying / "attached.ek").read_bytes() == (carrying / "both.ek").read_bytes()
+    said = evalkit(*attach, carrying / "attached.ek")
+    assert said.code == 2
+    assert "--force" in said.err
+
+
+def test_ppm_finds_the_checkpoints_corpus(carrying: Path) -> None:
+    """The same bits as with the file beside the checkpoint; a damaged one is told."""
+
+    def scored(name: str, spec: str) -> dict[str, Any]:
+        model = ArtifactDoor.load(carrying / name)
+        stream = open_texts([document(100)], open_tokenizer(model.tokenizer_model))
+        return score(model, stream, [parse_adapter(spec)]).run
+
+    own, off, beside = (
+        scored("both.ek", "ppm"),
+        scored("both.ek", "ppm:corpus=none"),
+        scored("clean.ek", f"ppm:corpus={carrying / 'c.ekc'}"),
+    )
+    assert own["totals"] == beside["totals"]
+    assert own["totals"]["bpb"] < 0.8 * off["totals"]["bpb"]
+    assert own["provenance"] == beside["provenance"]
+    assert off["provenance"] == []
+    broken = bytearray((carrying / "c.ekc").read_bytes())
+    broken[-40] ^= 1
+    add_corpus(carrying / "clean.ek", bytes(broken), carrying / "broken.ek")
+    with pytest.raises(InputError, match="the checkpoint's corpus"):
+        scored("broken.ek", "ppm")
+
+
+def test_a_certificate_of_an_artifact_with_a_corpus(evalkit, carrying: Path, tmp_path: Path) -> None:
+    """Whoever decodes has the artifact, so the corpus is there too."""
+    (tmp_path / "text.txt").write_text(document(100), encoding="utf-8")
+    flags = ("--checkpoint", carrying / "both.ek", "--text", tmp_path / "text.txt", "--adapter", "ppm")
+    said = evalkit("certify", *flags, "--threads", "1", "--tokens", "64", "--out", tmp_path / "cert")
+    assert said.code == 0, said.err
+    assert evalkit("certify", "--decode", tmp_path / "cert").code == 0

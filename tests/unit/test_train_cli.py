@@ -9,9 +9,11 @@ import pytest
 
 from evalkit.errors import InputError
 from evalkit.models.ek.door import ArtifactDoor
+from evalkit.stream.tokenizer import open_tokenizer
 from evalkit.train import rates
 from evalkit.train.__main__ import main
 from evalkit.train.recipe import FOLDER, load_recipe
+from evalkit.train.text import is_held_out
 
 TINY = ["--set", "run.steps=6", "--set", "run.tokens_per_step=128", "--set", "model.vocab_size=320"]
 
@@ -45,6 +47,27 @@ def test_a_run_leaves_an_artifact_and_its_facts(
     assert main([*command, "--out", str(tmp_path / "b")]) == 0
     assert before == (tmp_path / "a" / "model.ek").read_bytes() == (tmp_path / "b" / "model.ek").read_bytes()
     assert main([*command, "--out", str(tmp_path / "a"), "--seed", "1"]) == 2
+
+
+def test_an_export_with_a_corpus_holds_training_documents_only(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    sets = [*TINY, "--set", "export.corpus_bytes=5000"]
+    assert main(["--recipe", "smoke", "--data", str(text_file), *sets, "--out", str(tmp_path)]) == 0
+    facts = json.loads((tmp_path / "run.json").read_text())
+    path = tmp_path / "model.ek"
+    assert facts["totals"]["artifact_bytes"] == path.stat().st_size
+    model = ArtifactDoor.load(path)
+    assert "corpus" in model.can
+    assert model.corpus.size <= 5000
+    tokenizer = open_tokenizer(model.tokenizer_model)
+    held = [tokenizer.decode_bytes(ids) for ids in model.corpus.documents()]
+    texts = [json.loads(line)["text"] for line in text_file.read_text().splitlines()]
+    kept_out = {text.encode() for text in texts if is_held_out(text, load_recipe("smoke", []).data.held_out_permille)}
+    assert 0 < len(held) < 150
+    assert set(held) <= {text.encode() for text in texts} - kept_out
+    assert model.corpus.header.text_bytes == sum(len(text) for text in held)
 
 
 def test_the_rate_table_has_every_setting(

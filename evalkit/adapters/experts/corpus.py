@@ -28,10 +28,12 @@ UInt64 = npt.NDArray[np.uint64]
 
 _OPEN: weakref.WeakValueDictionary[tuple[str, int, int], Corpus] = weakref.WeakValueDictionary()
 _COUNTED: weakref.WeakValueDictionary[tuple[str, int, int, int], Any] = weakref.WeakValueDictionary()
+_LAST: dict[str, Any] = {}
+"""The last one of each: an audit opens the same adapter hundreds of times, one after the other."""
 
 
 def open_corpus(path: str | Path) -> Corpus:
-    """The corpus in this file; read once as long as someone holds it.  InputError."""
+    """The corpus in this file; read once as long as someone holds it, or no other one is asked for.  InputError."""
     try:
         status = Path(path).stat()
         key = (str(Path(path).resolve()), status.st_size, status.st_mtime_ns)
@@ -39,11 +41,12 @@ def open_corpus(path: str | Path) -> Corpus:
         return read_corpus(path)  # says what is wrong with it
     if (known := _OPEN.get(key)) is None:
         known = _OPEN[key] = read_corpus(path)
+    _LAST["opened"] = known
     return known
 
 
 def counted(corpus: Corpus, vocab_size: int, max_order: int, memory: int) -> Any:
-    """Its n-grams of orders 1..max_order, within ``memory`` bytes; counted once as long as someone holds them."""
+    """Its n-grams of orders 1..max_order, within ``memory`` bytes; counted once, as :func:`open_corpus` reads."""
     key = (corpus.digest, vocab_size, max_order, memory)
     if (known := _COUNTED.get(key)) is None:
         least = native().smallest_table(vocab_size, max_order)
@@ -56,6 +59,7 @@ def counted(corpus: Corpus, vocab_size: int, max_order: int, memory: int) -> Any
             tokens=corpus.ids.astype(np.int32), vocab=vocab_size, max_order=max_order, bytes=memory
         )
         _COUNTED[key] = known
+    _LAST["counted"] = known
     return known
 
 

@@ -181,7 +181,7 @@ class Ppm:
         """A sixteenth of the memory is for the document's table, the rest beside the weights for the stream's."""
         s, orders = self.settings, self.settings.stream_orders
         longest, continued = max((*orders, *s.document)), s.counts == "continuations"
-        corpus = self._corpus()
+        corpus = self._corpus(info)
         stages = len(orders) + len(s.document) + (0 if corpus is None else len(s.corpus_orders))
         least = (
             native().smallest_mixer() if continued else native().smallest_table(min(info.vocab_size, 1 << 18), longest)
@@ -206,8 +206,10 @@ class Ppm:
             corpus_orders=[] if corpus is None else list(s.corpus_orders),
         )
 
-    def _corpus(self) -> Corpus | None:
-        return None if self.settings.corpus is None else open_corpus(self.settings.corpus)
+    def _corpus(self, info: StreamInfo) -> Corpus | None:
+        if not self._learned or self.settings.corpus == "none":
+            return None
+        return info.corpus if self.settings.corpus is None else open_corpus(self.settings.corpus)
 
     def _count(self, corpus: Corpus | None, info: StreamInfo) -> Any:
         if corpus is None:
@@ -219,9 +221,9 @@ class Ppm:
             )
         return counted(corpus, info.vocab_size, self.settings.corpus_orders[-1], self.settings.corpus_mib * MIB)
 
-    def overlap(self, stream: Stream) -> Overlap | None:
+    def overlap(self, stream: Stream, info: StreamInfo) -> Overlap | None:
         """How much of the stream stands in the corpus; None without a corpus.  InputError for another tokenizer's."""
-        if (corpus := self._corpus()) is None:
+        if (corpus := self._corpus(info)) is None:
             return None
         corpus.check_tokenizer(stream.tokenizer.vocab_size, stream.tokenizer.fingerprint)
         return overlap(corpus, stream)

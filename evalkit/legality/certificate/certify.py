@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.adapters.base import Float64
-from evalkit.adapters.info import stream_info
+from evalkit.adapters.info import carried, stream_info
 from evalkit.errors import InputError, NoError
 from evalkit.legality.certificate import bundle, codec
 from evalkit.legality.engine.setup import Setup, replay, stream_of
@@ -54,7 +54,7 @@ def make(
 ) -> Account:
     """Encode every target of ``stream`` and write the certificate.  ``settings``: what the decoder opens."""
     booked = replay(setup, stream)[-1]
-    info = stream_info(stream, setup.seed, setup.model.vocab_size)
+    info = stream_info(stream, setup.seed, setup.model.vocab_size, carried(setup.model, setup.fresh()))
     targets = np.asarray(stream.tokens[1:], dtype=np.int32)
     bitstream, strict = codec.encode(setup, info, targets, progress)
     text = stream.tokenizer.pieces.decode(stream.tokens[:-1], stream.tokens[1:])
@@ -139,7 +139,7 @@ def check(
                 f"the {name} opened from {folder} is not the certificate's ({found[:12]}); nothing was decoded"
             )
     first = stream_of(np.array([manifest.first_token, manifest.first_token]), tokenizer)
-    info = stream_info(first, setup.seed, setup.model.vocab_size)
+    info = stream_info(first, setup.seed, setup.model.vocab_size, carried(setup.model, setup.fresh()))
     targets, spent = codec.decode(setup, info, bitstream, manifest.targets, manifest.checks, progress)
     tokens = np.concatenate([[manifest.first_token], targets])
     text = tokenizer.pieces.decode(tokens[:-1], tokens[1:])

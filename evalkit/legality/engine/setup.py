@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.adapters.base import Float64, Learner
-from evalkit.adapters.info import stream_info
+from evalkit.adapters.info import carried, stream_info
 from evalkit.adapters.stack import Stack
 from evalkit.errors import InputError
 from evalkit.legality.scorer import Int64
@@ -131,7 +131,7 @@ def assemble(setup: Setup, stream: Stream, sentinel: Sentinel | None = None, fir
     adapters = setup.fresh()
     learners = [setup.wrap(a) for a in adapters if is_learner(a)]
     experts = [a for a in adapters if not is_learner(a)]
-    info = stream_info(stream, setup.seed, setup.model.vocab_size)
+    info = stream_info(stream, setup.seed, setup.model.vocab_size, carried(setup.model, experts))
     stack, stages = Stack(experts), ("model", *(e.name for e in experts))
     stack.begin(info)
     model, kept = setup.model, Nats()
@@ -199,8 +199,10 @@ class EngineScorer:
 
     def _stack(self, tokens: Int64) -> Stack:
         """Fresh experts at the start of a stream."""
-        stack = Stack([a for a in self.setup.fresh() if not is_learner(a)])
-        stack.begin(stream_info(stream_of(tokens, self.setup.tokenizer), self.setup.seed, self.vocab_size))
+        experts = [a for a in self.setup.fresh() if not is_learner(a)]
+        stream, corpus = stream_of(tokens, self.setup.tokenizer), carried(self.setup.model, experts)
+        stack = Stack(experts)
+        stack.begin(stream_info(stream, self.setup.seed, self.vocab_size, corpus))
         return stack
 
 

@@ -2,7 +2,8 @@
 
     magic 8 bytes | version u32 | header length u32 | header crc32 u32 | header JSON | sections | sha256 of all before
 
-The header is canonical JSON: model config, tokenizer entry, tensor table in name order.  Each tensor is one section:
+The header is canonical JSON: model config, tokenizer entry, tensor table in name order.  A corpus file may be the last
+section.  Each tensor is one section:
 
     grid: float16 scale per row, uint16 frequency table of symbols lo.., range-coded 32-bit words
     half: float16 values
@@ -19,6 +20,7 @@ import lzma
 import math
 import struct
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -75,6 +77,16 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     tensors: tuple[TensorEntry, ...]
     notes: dict[str, str | int | float] = {}
     """How it was made: recipe, steps, held-out BPB.  Read by people only."""
+    corpus: Section | msgspec.UnsetType = msgspec.UNSET
+    """A corpus file (evalkit/stream/corpus.py), as it is."""
+
+    def sections(self) -> Iterator[tuple[str, Section]]:
+        """Every section in file order, with its name for errors."""
+        yield "the tokenizer", self.tokenizer
+        for entry in self.tensors:
+            yield f"tensor {entry.name}", entry
+        if self.corpus:
+            yield "the corpus", self.corpus
 
 
 class Artifact(NamedTuple):
@@ -86,6 +98,8 @@ class Artifact(NamedTuple):
     header: Header
     digest: str
     size: int
+    corpus: bytes | None = None
+    """The bytes of a corpus file, counted before the first target."""
 
 
 def write_artifact(
@@ -109,7 +123,20 @@ def write_artifact(
         entries.append(TensorEntry(name=name, shape=_shape(coded[name]), **_place(section, offset), **facts))
         sections.append(section)
         offset += len(section)
-    header = Header(config=config, tokenizer=tokenizer, tensors=tuple(entries), notes=notes or {})
+    return _write(path, Header(config=config, tokenizer=tokenizer, tensors=tuple(entries), notes=notes or {}), sections)
+
+
+def add_corpus(path: Path, corpus: bytes | None, out: Path) -> int:
+    """Write the artifact ``path`` again with this corpus file inside (None: with none); returns the size in bytes."""
+    read_artifact(path)
+    header, payload = _read_header(path, path.read_bytes())
+    end = max(entry.offset + entry.length for _, entry in header.sections() if entry is not header.corpus)
+    sections = [bytes(payload[:end]), corpus or b""]
+    entry = Section(**_place(corpus, end)) if corpus else msgspec.UNSET
+    return _write(out, msgspec.structs.replace(header, corpus=entry), sections)
+
+
+def _write(path: Path, header: Header, sections: Sequence[bytes]) -> int:
     encoded = msgspec.json.encode(header, order="sorted")
     content = _PREFIX.pack(MAGIC, VERSION, len(encoded), zlib.crc32(encoded)) + encoded + b"".join(sections)
     write_atomic(path, [content + hashlib.sha256(content).digest()])
@@ -124,12 +151,14 @@ def read_artifact(path: Path) -> Artifact:
     except OSError as error:
         raise InputError(f"cannot read the artifact {path}: {error.strerror}; check the path") from None
     header, payload = _read_header(path, data)
-    for what, entry in (("the tokenizer", header.tokenizer), *((f"tensor {t.name}", t) for t in header.tensors)):
+    for what, entry in header.sections():
         _check_crc(path, what, entry, payload)
     if data[-32:] != hashlib.sha256(memoryview(data)[:-32]).digest():
         raise InputError(f"artifact {path}: the sha256 at its end does not match its content; copy or train it again")
     tensors = {entry.name: _unpack(path, entry, payload) for entry in header.tensors}
-    return Artifact(header.config, tensors, _tokenizer(path, header.tokenizer, payload), header, data[-32:].hex(), size)
+    tokenizer = _tokenizer(path, header.tokenizer, payload)
+    corpus = bytes(_section(header.corpus, payload)) if header.corpus else None
+    return Artifact(header.config, tensors, tokenizer, header, data[-32:].hex(), size, corpus)
 
 
 def is_artifact(path: Path) -> bool:
@@ -211,7 +240,7 @@ def _check_table(path: Path, header: Header) -> None:
 def _check_places(path: Path, header: Header, room: int) -> None:
     """Sections must follow each other without gap or overlap, fill the file, and fit their shapes."""
     at = 0
-    for entry in (header.tokenizer, *header.tensors):
+    for _, entry in header.sections():
         if entry.offset != at or entry.length < 0:
             raise InputError(f"artifact {path}: a section starts at {entry.offset}, expected {at}; copy it again")
         at += entry.length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,17 +13,19 @@ if TYPE_CHECKING:
 
     from evalkit.models.ek.container import Artifact
     from evalkit.models.ek.model import GPT
+    from evalkit.stream.corpus import Corpus
 
 
 class ArtifactModel:
-    """The evalkit ``Model`` of an artifact; also BandedModel and HiddenModel.  Weights are float32 on ``device``.
+    """The evalkit ``Model`` of an artifact; also BandedModel, HiddenModel, and CorpusModel when it carries a corpus.
+
+    Weights are float32 on ``device``.
 
     Gradients are left to the caller: score under ``torch.inference_mode()`` or ``torch.no_grad()``.
     """
 
-    can: ClassVar[frozenset[str]] = frozenset({"banded", "hidden", "parameters"})
-
     def __init__(self, artifact: Artifact, module: GPT, device: torch.device) -> None:
+        self.can = frozenset({"banded", "hidden", "parameters"} | ({"corpus"} if artifact.corpus else set()))
         self.config = artifact.config
         self.vocab_size: int = artifact.config.vocab_size
         self.max_seq_len: int | None = artifact.config.max_seq_len
@@ -31,6 +34,15 @@ class ArtifactModel:
         self.tokenizer_model: bytes | None = artifact.tokenizer_model
         self.size_bytes = artifact.size
         self.module, self.device = module, device
+        self._packed_corpus = artifact.corpus
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """Unpacked when it is first asked for; InputError when it is damaged."""
+        from evalkit.stream.corpus import parse_corpus
+
+        assert self._packed_corpus is not None, "can does not name a corpus"
+        return parse_corpus(self._packed_corpus, "the checkpoint's corpus")
 
     def logits(self, ids: torch.Tensor) -> torch.Tensor:
         """int64 [B, L] -> float32 [B, L, V]"""
