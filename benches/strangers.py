@@ -35,7 +35,6 @@ def row(name: str, found: dict[str, Any]) -> dict[str, Any]:
         **kept,
         "stack": stack,
         "plan": found["settings"]["plan"],
-        "seconds": found["seconds"]["wall"],
     }
 
 

@@ -106,3 +106,22 @@ def test_without_arguments_it_greets_with_commands_that_exist(capsys) -> None:
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  evalkit ")]
     assert len(lines) == 3
     assert {words[1] for words in lines} <= set(VERBS)
+
+
+def test_the_tables_of_strangers_checkpoints_are_the_result_file() -> None:
+    found = json.loads((RESULTS / "strangers.json").read_text(encoding="utf-8"))
+
+    def cells(page: Path, name: str) -> list[list[str]]:
+        shown = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", page.read_text(encoding="utf-8"), re.DOTALL)
+        assert shown is not None, name
+        return [[c.strip(" `") for c in line.split("|")[1:-1]] for line in shown.group(1).splitlines()[2:]]
+
+    pairs = {"throughput": ""} | {
+        name: f"{pair['delta_bpb']:+.4f} ({pair['ci95'][0]:+.4f} .. {pair['ci95'][1]:+.4f})"
+        for name, pair in found["throughput against"].items()
+    }
+    for row, (name, *rest) in zip(found["siblings"], cells(DOCS / "scoring.md", "siblings"), strict=True):
+        assert name.removeprefix("base7x384_").split(":")[0] == row["name"]
+        assert rest == [f"{row['base_bpb']:.4f}", f"{row['bpb']:.4f}", pairs[row["name"]]]
+    rwkv = cells(DOCS.parent / "examples" / "rwkv_door" / "README.md", "rwkv")
+    assert rwkv == [[row["name"], f"{row['base_bpb']:.4f}", f"{row['bpb']:.4f}"] for row in found["rwkv"]]

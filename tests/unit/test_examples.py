@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+import evalkit
 from evalkit.cli.main import main
 from evalkit.models.golf import GolfGPT, GolfOptions
 
@@ -82,3 +83,16 @@ def test_the_submission_page_says_both_verdicts(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr().out
     assert "Counted: legal" in said
     assert "PeeksAtItsChunk: violation" in said
+
+
+def test_published_siblings_open_and_are_compared(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shared_data / "checkpoints"
+    text, out = str(shared_data / "val_fineweb_head_sp1024.bin.xz"), tmp_path / "o"
+    pair = [str(folder / "base7x384_throughput.int8.ptz"), f"{folder / 'base7x384_leaky.int8.ptz'}:mlp=leaky^2"]
+    arguments = [*pair, "--text", text, "--limit-tokens", "400", "--out", str(out)]
+    assert example("compare_checkpoints")["main"](arguments) == 0
+    assert "they can" in capsys.readouterr().out
+    for name in ("lr045", "lr0475"):
+        assert evalkit.open_checkpoint(folder / f"base7x384_{name}.int8.ptz").vocab_size == 1024
