@@ -83,7 +83,10 @@ class TemperatureFace {
     explicit TemperatureFace(const TemperatureSettings& settings)
         : vocab_(settings.vocab), learn_(settings.learn), temperature_(settings) {}
 
-    void begin() { temperature_.begin(); }
+    void begin(std::int64_t first_token) {
+        check_id(first_token, vocab_, "first_token");
+        temperature_.begin();
+    }
 
     Float64 score(const Int32& tokens, const Float64& p, const py::object& model, const py::object& entropy) {
         const std::size_t n = check_rows(tokens, p, vocab_);
@@ -150,7 +153,7 @@ void bind_bias(pybind11::module_& m) {
                      evalkit::TemperatureSettings{vocab, exponent, learn, anchor, prior});
              }),
              py::kw_only(), py::arg("vocab"), py::arg("exponent"), py::arg("learn"), py::arg("anchor"), py::arg("prior"))
-        .def("begin", &TemperatureFace::begin)
+        .def("begin", &TemperatureFace::begin, py::arg("first_token"))
         .def("score", &TemperatureFace::score, py::arg("tokens").noconvert(), py::arg("p").noconvert(),
              py::arg("model"), py::arg("entropy"))
         .def("row", &TemperatureFace::row, py::arg("p").noconvert(), py::arg("model"), py::arg("entropy"))

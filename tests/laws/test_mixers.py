@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from evalkit import _native
 from evalkit.adapters.base import Side, StreamInfo, TokenChunk
-from evalkit.adapters.experts.log_bias import LogBias, LogBiasSettings
 from evalkit.adapters.experts.mixing import Backoff, BackoffSettings, Hedge, HedgeSettings
-from evalkit.adapters.experts.temperature import Temperature, TemperatureSettings
+from evalkit.adapters.experts.rows import LogBias, LogBiasSettings, Temperature, TemperatureSettings
 from tests.twins.backoff import NaiveBackoff
 from tests.twins.hedge import NaiveHedge
 from tests.twins.log_bias import NaiveLogBias

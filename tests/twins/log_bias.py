@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from evalkit.adapters.base import Float64
-from evalkit.adapters.experts.log_bias import LogBiasSettings
+from evalkit.adapters.experts.rows import LogBiasSettings
 from tests.twins.rows import exp_values
 
 WIDEST = 16.0

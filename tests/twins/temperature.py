@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from evalkit.adapters.base import Float64, Side
-from evalkit.adapters.experts.temperature import TemperatureSettings
+from evalkit.adapters.experts.rows import TemperatureSettings
 from tests.twins.log_bias import lane_sum
 
 FLOOR = 1e-300
