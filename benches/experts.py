@@ -78,7 +78,7 @@ class Recorded:
     ) -> list[Any]:
         from evalkit.models.forward import Forward
 
-        self.own = Forward(models[-1], plan, stream.tokens, type(needs[-1])(), {}, options.batch_tokens)
+        self.own = Forward(models[-1], plan, stream, type(needs[-1])(), {}, options.batch_tokens)
         return [Replay(self, needs[-1], info.groups)]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from evalkit.errors import EvalkitError
 from evalkit.harness.faults import RankFailed, breaks_a_line
 from evalkit.harness.job import Job
 from evalkit.harness.lines import Lines
-from evalkit.harness.serve import setup_message, state_digest
+from evalkit.harness.serve import SharedText, setup_message, state_digest
 from evalkit.harness.sharded import Crew, ShardedForward
 from evalkit.models.lanes import open_forward
 from evalkit.plan import Chunk, Plan
@@ -57,7 +56,7 @@ class Lead:
         fewer models than learners + 1 it is only that one.
         """
         tokens = np.ascontiguousarray(stream.tokens[:], dtype=np.int32)
-        text = SimpleNamespace(tokens=tokens, doc_start=stream.doc_start)
+        text = SharedText(tokens, stream.doc_start)
         own = [
             open_forward(m, plan, text, n, info.groups, options.batch_tokens)
             for m, n in zip(models, needs, strict=True)

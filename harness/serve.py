@@ -11,7 +11,7 @@ import hashlib
 import queue
 import time
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -29,6 +29,14 @@ from evalkit.harness.wire import Lost, Message, listen
 from evalkit.models.lanes import open_forward
 from evalkit.plan import Window
 from evalkit.plan.parse import PLANS
+
+
+@dataclass(frozen=True)
+class SharedText:
+    """The stream as a rank's forward reads it: token ids int32 [n], and int64 [D] where documents begin."""
+
+    tokens: np.ndarray
+    doc_start: np.ndarray
 
 
 class Server:
@@ -89,7 +97,7 @@ class Server:
         model = self._open_model()
         tokens = torch.empty(v["tokens"], dtype=torch.int32)
         self.job.broadcast(tokens)
-        stream = SimpleNamespace(tokens=tokens.numpy(), doc_start=message.arrays.pop("doc_start"))
+        stream = SharedText(tokens.numpy(), message.arrays.pop("doc_start"))
         groups = {k: a.astype(bool) for k, a in message.arrays.items()}
         info = StreamInfo(**v["info"], piece_bytes=tuple(v["pieces"]), groups=groups)
         plan = msgspec.convert(v["plan"], PLANS[v["plan_name"]])

@@ -115,7 +115,7 @@ def _bare_forward(model: Any, plan: Any, stream: Any, options: Any) -> Any:
     from evalkit.adapters.base import Needs
     from evalkit.models.forward import Forward
 
-    return Forward(model, plan, stream.tokens, Needs(), {}, options.batch_tokens)
+    return Forward(model, plan, stream, Needs(), {}, options.batch_tokens)
 
 
 def _report(

@@ -1,22 +1,43 @@
-"""What is a model?  Ids in, rows of logits out; more is optional and declared."""
+"""The Model protocol: ids and their owners in, rows of logits out; more is optional and declared."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from evalkit.errors import InputError
+
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
+    from evalkit.plan import Window
     from evalkit.stream.corpus import Corpus
+
+
+class Text(Protocol):
+    """What a forward pass reads of a stream: token ids [n] and, int64 [D], where documents begin."""
+
+    @property
+    def tokens(self) -> np.ndarray: ...
+
+    @property
+    def doc_start(self) -> np.ndarray: ...
 
 
 @runtime_checkable
 class Model(Protocol):
     """Shape legend: B windows, L positions, V vocabulary, D width.
 
-    ``can`` is the subset of {"banded", "corpus", "hidden", "parameters"} that the model offers; see BandedModel,
-    CorpusModel and HiddenModel for what is behind the first three; "parameters" means ``module`` is a torch nn.Module whose named
-    parameters decide the logits (test-time training).
+    ``can`` is the subset of {"banded", "corpus", "hidden", "parameters", "scored"} that the model offers; see BandedModel,
+    CorpusModel, HiddenModel and ScoredModel for what is behind them; "parameters" means ``module`` is a torch nn.Module
+    whose named parameters decide the logits (test-time training).
+
+    Every method that takes ``ids`` takes ``owners`` beside them, int64 of the same shape: for each position the stream
+    position of the first token (BOS) of the document that it belongs to, -1 outside any document (padding).  The owner
+    of a position follows from the tokens up to it, so it says nothing of the future.  A model that treats all documents
+    alike ignores it; one that holds a state per document compares it.
     """
 
     vocab_size: int
@@ -31,14 +52,14 @@ class Model(Protocol):
     device: Any
     module: Any
 
-    def logits(self, ids: torch.Tensor) -> torch.Tensor:
-        """int64 [B, L] -> floating [B, L, V]; row i is the distribution of token i+1 given tokens 0..i."""
+    def logits(self, ids: torch.Tensor, owners: torch.Tensor, /) -> torch.Tensor:
+        """int64 [B, L] twice -> floating [B, L, V]; row i is the distribution of token i+1 given tokens 0..i."""
         ...
 
 
 class BandedModel(Protocol):
-    def banded(self, ids: torch.Tensor, state: Any, window: int) -> tuple[torch.Tensor, Any]:
-        """int64 [L] continuing ``state`` (None at the start of a stream) -> (floating [L, V], new state).
+    def banded(self, ids: torch.Tensor, owners: torch.Tensor, state: Any, window: int, /) -> tuple[torch.Tensor, Any]:
+        """int64 [L] twice, continuing ``state`` (None at the start of a stream) -> (floating [L, V], new state).
 
         Every position attends to itself and the ``window - 1`` tokens before it, in every layer, across calls:
         the state carries the last keys and values, so no token is computed twice.  A recurrent model carries its state
@@ -49,8 +70,8 @@ class BandedModel(Protocol):
 
 
 class HiddenModel(Protocol):
-    def hidden(self, ids: torch.Tensor) -> torch.Tensor:
-        """int64 [B, L] -> floating [B, L, D], the input of :meth:`head`."""
+    def hidden(self, ids: torch.Tensor, owners: torch.Tensor, /) -> torch.Tensor:
+        """int64 [B, L] twice -> floating [B, L, D], the input of :meth:`head`."""
         ...
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -61,3 +82,43 @@ class HiddenModel(Protocol):
 class CorpusModel(Protocol):
     corpus: Corpus
     """Text that travels with the checkpoint, to be counted before the first target; its ids are the checkpoint's own."""
+
+
+class ScoredModel(Protocol):
+    """A model that may keep what it computed for the targets just scored, to learn from it once they are booked."""
+
+    def scored(self, windows: Sequence[Window], /) -> None:
+        """The rows of the last call were those of these windows, one a row of the call, in its order."""
+        ...
+
+
+ARGUMENTS = {"logits": "ids, owners", "hidden": "ids, owners", "banded": "ids, owners, state, window"}
+
+
+def require_protocol(model: Any, where: str) -> None:
+    """InputError, one sentence, when ``model`` cannot be called as the protocol above calls it.
+
+    The one place that looks at signatures: models written before ``owners`` came to the protocol meet it here.
+    """
+    if not isinstance(model, Model):
+        named = ", ".join(sorted((*Model.__annotations__, "logits")))
+        raise InputError(
+            f"{where}: {type(model).__name__} is not a model; it must have {named} (evalkit/models/base.py)"
+        )
+    for method, arguments in ARGUMENTS.items():
+        if method != "logits" and method not in model.can:
+            continue
+        try:
+            inspect.signature(getattr(model, method)).bind(*arguments.split(", "))
+        except AttributeError:
+            raise InputError(
+                f"{where}: {type(model).__name__} says it can '{method}' but has no {method}({arguments})"
+            ) from None
+        except ValueError:
+            continue  # written in C, without a signature to look at
+        except TypeError:
+            raise InputError(
+                f"{where}: {type(model).__name__}.{method}{inspect.signature(getattr(model, method))} cannot take "
+                f"({arguments}); write def {method}(self, {arguments}) and ignore owners, which says of each position where "
+                "its document begins, unless documents matter to the model"
+            ) from None

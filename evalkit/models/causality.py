@@ -189,7 +189,7 @@ class _Probe:
         """Rows of ids int64 [L] each, all of one length -> float32 [B, L, V]."""
         self.found.calls += 1
         ids = torch.from_numpy(np.stack(streams)).to(self.model.device)
-        return self.model.logits(ids).float()
+        return self.model.logits(ids, torch.zeros_like(ids)).float()  # one document, from position 0 on
 
     def _changed(self, place: int) -> np.ndarray:
         """The stream with other tokens from ``place`` on."""
@@ -276,14 +276,16 @@ class _Probe:
         self.found.calls += 1
         rows, state = list[Tensor](), None
         for piece in pieces:
-            logits, state = self.model.banded(torch.from_numpy(piece).to(self.model.device), state, window)
+            ids = torch.from_numpy(piece).to(self.model.device)
+            logits, state = self.model.banded(ids, torch.zeros_like(ids), state, window)
             rows.append(logits.float())
         return torch.cat(rows)
 
     def _head(self) -> None:
         """The head works position by position: on every seventh it gives the rows of the whole pass."""
         self.found.forms.append("head")
-        hidden = self.model.hidden(torch.from_numpy(self.ids[None]).to(self.model.device))
+        ids = torch.from_numpy(self.ids[None]).to(self.model.device)
+        hidden = self.model.hidden(ids, torch.zeros_like(ids))
         at, moved = _largest(self.base[::7], self.model.head(hidden[:, ::7])[0].float())
         self._disagree("head", moved, 7 * at, -1)
 

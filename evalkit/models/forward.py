@@ -15,8 +15,9 @@ import torch
 
 from evalkit.adapters.base import Bool, Float64, Int32, Needs, Side
 from evalkit.errors import InputError
+from evalkit.models.base import Text
 from evalkit.models.rows import RowScalars, row_stats, scalars
-from evalkit.plan import Chunk, Plan, Window
+from evalkit.plan import Chunk, Plan, Window, owners
 
 
 class BatchRows:
@@ -43,13 +44,12 @@ class Forward:
     """True: a chunk's last unit may leave a state for the next chunk's first, on whichever rank that runs."""
 
     def __init__(
-        self, model: Any, plan: Plan, tokens: Any, needs: Needs, groups: dict[str, Bool], batch_tokens: int
+        self, model: Any, plan: Plan, text: Text, needs: Needs, groups: dict[str, Bool], batch_tokens: int
     ) -> None:
         _check_fit(model, plan)
-        self.model, self.plan, self.tokens = model, plan, tokens
+        self.model, self.plan, self.tokens, self._starts = model, plan, text.tokens, text.doc_start
         self.needs, self.groups, self.batch_tokens = needs, groups, batch_tokens
         self._state: Any = None
-        self._seen = 0
 
     def batches(self, chunk: Chunk) -> Iterator[BatchRows]:
         """Rows of the chunk's targets, batch by batch, in stream order."""
@@ -70,7 +70,6 @@ class Forward:
 
     def rows(self, unit: Sequence[Window]) -> Iterator[BatchRows]:
         """Rows of one unit of the plan: one batch, or one per block where the plan carries a state on."""
-        self._catch_up(unit)
         if not self.plan.carries:
             yield BatchRows(unit[0].lo, unit[-1].hi, self._windows(unit), self.needs, self.groups)
             return
@@ -79,38 +78,32 @@ class Forward:
         if not self.plan.carries_on:
             self._state = None
 
-    def _catch_up(self, unit: Sequence[Window]) -> None:
-        """Show a model that a learner made the inputs before this unit that another process ran, if any."""
-        begin = unit[0].lo - 1
-        if begin > self._seen and hasattr(self.model, "pass_over"):
-            ids = np.asarray(self.tokens[self._seen : begin], dtype=np.int64)
-            self.model.pass_over(self._seen, torch.from_numpy(ids).to(self.model.device))
-        self._seen = unit[-1].hi - 1
+    def _inputs(self, windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and owners of windows of one length, int64 [B, L] each, on the device."""
+        ids = np.stack([np.asarray(self.tokens[w.start : w.hi - 1], dtype=np.int64) for w in windows])
+        of = np.stack([owners(self._starts, w.start, w.hi - 1) for w in windows])
+        return torch.from_numpy(ids).to(self.model.device), torch.from_numpy(of).to(self.model.device)
 
-    def _place(self, windows: Sequence[Window]) -> None:
-        """Tell a model that a learner made where the next call's windows lie."""
-        if hasattr(self.model, "place"):
-            self.model.place(windows)
-
-    def _ids(self, window: Window) -> np.ndarray:
-        return np.asarray(self.tokens[window.start : window.hi - 1], dtype=np.int64)
+    def _scored(self, windows: Sequence[Window]) -> None:
+        """Tell a model that keeps what it computed whose rows the last call's were."""
+        if "scored" in self.model.can:
+            self.model.scored(windows)
 
     @torch.no_grad()
     def _windows(self, windows: Sequence[Window]) -> torch.Tensor:
-        ids = torch.from_numpy(np.stack([self._ids(w) for w in windows])).to(self.model.device)
-        self._place(windows)
-        logits = self.model.logits(ids)
+        logits = self.model.logits(*self._inputs(windows))
+        self._scored(windows)
         if all(w.skip == windows[0].skip for w in windows):
             return logits[:, windows[0].skip :].reshape(-1, logits.size(-1))
         return torch.cat([row[w.skip :] for row, w in zip(logits, windows, strict=True)])
 
     @torch.no_grad()
     def _carry(self, window: Window) -> torch.Tensor:
-        ids = torch.from_numpy(self._ids(window)).to(self.model.device)
+        ids, of = self._inputs([window])
         if window.skip > 0:
             self._state = None
-        self._place([window])
-        logits, self._state = self.model.banded(ids, self._state, self.plan.context)
+        logits, self._state = self.model.banded(ids[0], of[0], self._state, self.plan.context)
+        self._scored([window])
         return logits[window.skip :]
 
     def snapshot(self) -> bytes:

@@ -159,7 +159,7 @@ class GolfGPT(nn.Module):
                 skips.append(x)
         return F.rms_norm(x, (x.size(-1),)), pasts
 
-    def hidden(self, ids: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, owners: Tensor | None = None) -> Tensor:
         """int64 [B, L] -> [B, L, D], the input of the head."""
         return self._trunk(ids, None, 0)[0]
 
@@ -168,12 +168,12 @@ class GolfGPT(nn.Module):
         weight = self.tok_emb.weight if self.lm_head is None else self.lm_head.weight
         return self.softcap * torch.tanh(F.linear(hidden, weight) / self.softcap)
 
-    def logits(self, ids: Tensor) -> Tensor:
+    def logits(self, ids: Tensor, owners: Tensor | None = None) -> Tensor:
         return self.head(self.hidden(ids))
 
     forward = logits
 
-    def banded(self, ids: Tensor, state: Any, window: int) -> tuple[Tensor, Any]:
+    def banded(self, ids: Tensor, owners: Tensor | None, state: Any, window: int) -> tuple[Tensor, Any]:
         hidden, state = self._trunk(ids, state, window)
         return self.head(hidden), state
 

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from evalkit.adapters.base import Bool, Needs, Receipt, TokenLedger
 from evalkit.errors import EvalkitError, InputError
+from evalkit.models.base import Text
 from evalkit.models.forward import BatchRows, Forward
-from evalkit.plan import Chunk, Plan, Window
+from evalkit.plan import Chunk, Plan, Window, owners
 
 
 @dataclass
@@ -47,8 +48,7 @@ class LaneForward:
         self,
         model: Any,
         plan: Plan,
-        tokens: Any,
-        doc_start: np.ndarray,
+        text: Text,
         needs: Needs,
         groups: dict[str, Bool],
     ) -> None:
@@ -57,9 +57,9 @@ class LaneForward:
                 f"{model.owner}: lanes={model.lanes} trains documents apart, but plan {plan.name} scores across them; "
                 "give --plan document:seq_len=512,stride=256, or lanes=0"
             )
-        self.model, self.plan, self.tokens = model, plan, tokens
+        self.model, self.plan, self.tokens, self._doc_start = model, plan, text.tokens, text.doc_start
         self.needs, self.groups = needs, groups
-        self._starts = set(np.asarray(doc_start).tolist())
+        self._starts = set(np.asarray(text.doc_start).tolist())
         self._carried = b""
 
     def batches(self, chunk: Chunk) -> Iterator[BatchRows]:
@@ -129,9 +129,12 @@ class LaneForward:
         """One forward over the next piece of each, then one step on each that goes on."""
         pieces, lengths = zip(*[d.pieces.popleft() for d in active], strict=True)
         ids = np.zeros((len(pieces), max(lengths)), dtype=np.int64)
-        for row, w in zip(ids, pieces, strict=True):
-            row[: w.length] = self.tokens[w.start : w.hi - 1]
-        logits = self.model.lane_logits([d.lane for d in active], torch.from_numpy(ids).to(self.model.device))
+        of = np.full_like(ids, -1)
+        for i, w in enumerate(pieces):
+            ids[i, : w.length] = self.tokens[w.start : w.hi - 1]
+            of[i, : w.length] = owners(self._doc_start, w.start, w.hi - 1)
+        inputs = (torch.from_numpy(x).to(self.model.device) for x in (ids, of))
+        logits = self.model.lane_logits([d.lane for d in active], *inputs)
         booked = []
         for i, (document, w) in enumerate(zip(active, pieces, strict=True)):
             rows = logits[i, w.skip : w.length].clone()
@@ -178,12 +181,12 @@ class LaneForward:
 def open_forward(
     model: Any,
     plan: Plan,
-    stream: Any,
+    stream: Text,
     needs: Needs,
     groups: dict[str, Bool],
     batch_tokens: int,
 ) -> Forward | LaneForward:
     """The forward that fits the model: by windows, or by documents where it has lanes."""
     if getattr(model, "lanes", 0):
-        return LaneForward(model, plan, stream.tokens, stream.doc_start, needs, groups)
-    return Forward(model, plan, stream.tokens, needs, groups, batch_tokens)
+        return LaneForward(model, plan, stream, needs, groups)
+    return Forward(model, plan, stream, needs, groups, batch_tokens)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import InputError, nearest
+from evalkit.models.base import require_protocol
 from evalkit.settings import split_spec
 
 BUILT_IN = {
@@ -41,7 +42,7 @@ def _door(target: str) -> Any:
     if not callable(getattr(door, "load", None)):
         raise InputError(
             f"checkpoint {target}: it has no load(path, *, device=...); give a class with sniff(path) and load, whose "
-            "result has logits(ids)"
+            "result has logits(ids, owners)"
         )
     return door
 
@@ -67,10 +68,14 @@ def _open(spec: str, device: str) -> Any:
         return _import(BUILT_IN["hf"]).load(name, device=device, **options)
     path = Path(name).expanduser()
     if not path.exists() and ":" in name and not name.startswith(("/", ".")):
-        return _door(name).load(path, device=device, **options)
-    if not path.exists():
+        door = _door(name)
+    elif path.exists():
+        door = door_for(path)
+    else:
         raise InputError(f"checkpoint {name}: no such file; run 'evalkit doctor' to see the bundled one")
-    return door_for(path).load(path, device=device, **options)
+    model = door.load(path, device=device, **options)
+    require_protocol(model, f"checkpoint {name}")
+    return model
 
 
 def door_for(path: Path) -> Any:

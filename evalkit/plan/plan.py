@@ -69,6 +69,12 @@ class Chunk:
             yield tuple(batch)
 
 
+def owners(starts: npt.NDArray[np.int64], lo: int, hi: int) -> npt.NDArray[np.int64]:
+    """Int64 [hi - lo]: for positions lo..hi-1 the last of ``starts`` (increasing) at or before it; -1 where none is."""
+    found = np.searchsorted(starts, np.arange(lo, hi), side="right")
+    return np.where(found > 0, starts[np.maximum(found, 1) - 1], -1) if len(starts) else np.full(hi - lo, -1)
+
+
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of the plans.  ``windows`` is the only thing a plan decides."""
 

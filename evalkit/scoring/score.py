@@ -14,6 +14,7 @@ import msgspec
 from evalkit.adapters.base import CountsCorpus, Learner, Needs, StreamInfo
 from evalkit.errors import InputError
 from evalkit.machine import peak_memory_bytes
+from evalkit.models.base import require_protocol
 from evalkit.plan import Banded, Plan, Sliding
 from evalkit.scoring.environment import code_fingerprint, environment
 from evalkit.scoring.guard import Deadline, Guard
@@ -232,6 +233,7 @@ def _tracks(spans: Spans, forward: Any) -> dict[tuple[int, str], list[Any]]:
 
 
 def _check_fit(model: Any, stream: Any, plan: Plan, options: ScoreOptions) -> None:
+    require_protocol(model, "score")
     if stream.tokenizer.vocab_size > model.vocab_size:
         raise InputError(
             f"tokenizer {stream.tokenizer.name} has {stream.tokenizer.vocab_size} ids but the model only "

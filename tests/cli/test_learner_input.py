@@ -74,3 +74,41 @@ def test_a_learner_that_runs_away(score, adapter: str, tmp_path: Path) -> None:
     for word in ("chunk 0", "booked targets 1..64", "norm", "learning rate 1e+06", "lower lr"):
         assert word in line
     assert [c.hi for c in read_journal(tmp_path / "r" / "journal.jsonl")[1]] == [65]
+
+
+UNTOLD = """
+from evalkit.models.golf import GolfGPT, GolfOptions
+
+class Untold(GolfGPT):
+    def __init__(self):
+        shape = {"vocab": 260, "width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "hidden": 16}
+        super().__init__(shape, GolfOptions(), tied=True)
+
+    def logits(self, ids):
+        return self.head(self.hidden(ids))
+
+    @classmethod
+    def load(cls, path, *, device):
+        return cls()
+
+class Bare:
+    @classmethod
+    def load(cls, path, *, device):
+        return cls()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Untold", ("Untold.logits(ids) cannot take (ids, owners)", "write def logits(self, ids, owners)")),
+        ("Bare", ("Bare is not a model; it must have can, device,", "tokenizer_model")),
+    ],
+)
+def test_a_model_of_another_protocol_is_told_what_to_write(
+    score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "untold.py").write_text(UNTOLD)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = sentence(score(model=f"untold:{name}"), 2)
+    assert all(word in line for word in words), line

@@ -21,12 +21,13 @@ PLANS = (
     Document(seq_len=40, stride=20),
     Banded(window=24, block=32, segment=64),
 )
+TEXT: Any = SimpleNamespace(tokens=None, doc_start=np.array([0]))
 
 
 def consume(plan: Plan, n: int, size: int, sweeps: int, ahead: bool, random: Random) -> dict[int, list[Window]]:
     """Ranks finish in any order; the sequencer takes units in stream order.  Returns the windows it saw, by sweep."""
     chunks = list(plan.chunks(n, np.array([0], dtype=np.int64), 100))
-    forward = Forward(SimpleNamespace(can={"banded"}, max_seq_len=512), plan, None, Needs(), {}, 60)
+    forward = Forward(SimpleNamespace(can={"banded"}, max_seq_len=512), plan, TEXT, Needs(), {}, 60)
     roll, lanes = Roll([forward] * sweeps, lambda: iter(chunks), ahead), [Lane(rank) for rank in range(size)]
     given_out: dict[int, Unit] = {}
     computing: list[Unit] = []

@@ -31,12 +31,12 @@ class Early(LoraTtt):
         lanes = super()._build_lanes(model, seed)
         real = lanes.lane_logits
 
-        def early(index: Any, ids: Any) -> Any:
+        def early(index: Any, ids: Any, owners: Any) -> Any:
             if ids.shape[1] > 1:
-                real(index, ids)
+                real(index, ids, owners)
                 seen = ids[0, 1:].numpy().astype("int32")
                 lanes.learn([(0, 0, TokenLedger(seen[:0], 1).book(1, seen, seen + 1.0))])
-            return real(index, ids)
+            return real(index, ids, owners)
 
         lanes.lane_logits = early
         return lanes

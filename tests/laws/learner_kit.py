@@ -13,7 +13,7 @@ from evalkit.adapters.base import TokenLedger
 from evalkit.adapters.info import stream_info
 from evalkit.adapters.registry import parse_adapter
 from evalkit.models.golf import GolfGPT, GolfOptions
-from evalkit.plan import Window, parse_plan
+from evalkit.plan import Window, owners, parse_plan
 from evalkit.scoring.score import ScoreOptions, score
 from evalkit.stream import Stream, open_stream, open_tokenizer
 
@@ -99,11 +99,13 @@ def _window(model: Any, tokens: np.ndarray, window: Window, plan: Any, state: An
     nats, after = [], None
     for target in range(window.lo, window.hi):
         prefix = torch.from_numpy(tokens[:target].copy())[window.start :]
-        if hasattr(model, "place"):
-            model.place([replace(window, hi=target + 1)])
+        starts = np.flatnonzero(tokens[:target] == 1)
+        of = torch.from_numpy(owners(starts, window.start, target))
         if plan.carries:
-            rows, after = model.banded(prefix, state, plan.context)
+            rows, after = model.banded(prefix, of, state, plan.context)
         else:
-            rows = model.logits(prefix[None])[0]
+            rows = model.logits(prefix[None], of[None])[0]
+        if "scored" in model.can:
+            model.scored([replace(window, hi=target + 1)])
         nats.append(-torch.log_softmax(rows[-1].double(), dim=-1)[tokens[target]])
     return np.array(nats), after

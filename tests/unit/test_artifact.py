@@ -98,7 +98,7 @@ def test_the_door_gives_a_model_that_scores_as_the_file_says(file: Path) -> None
     with torch.no_grad():
         assert torch.equal(model.logits(ids), reference(ids))
         assert torch.equal(model.head(model.hidden(ids)), model.logits(ids))
-        torch.testing.assert_close(model.banded(ids[0], None, 30)[0], model.logits(ids)[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(model.banded(ids[0], None, None, 30)[0], model.logits(ids)[0], atol=1e-4, rtol=1e-4)
     assert all(p.requires_grad for p in model.module.parameters())
     assert model.fingerprint == ArtifactDoor.load(file).fingerprint
     assert len(model.fingerprint) == 64

@@ -91,7 +91,7 @@ class Banded(ShortConvolution):
     can: ClassVar[frozenset[str]] = frozenset({"banded"})
     ahead = off = 0.0
 
-    def banded(self, ids: torch.Tensor, state: Any, window: int) -> tuple[torch.Tensor, Any]:
+    def banded(self, ids: torch.Tensor, owners: torch.Tensor, state: Any, window: int) -> tuple[torch.Tensor, Any]:
         past = [] if state is None else list(state)
         every = np.array([*past, *ids.tolist()])
         rows = self.rows(every[None])[0, len(past) :] + self.off

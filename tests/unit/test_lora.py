@@ -51,7 +51,7 @@ def test_terms_are_zero_at_first_and_then_the_merged_weights(tied: bool) -> None
     lora = with_terms(base, ["q", "k", "v", "o", "mlp", "head"])
     ids = torch.randint(0, 50, (2, 12))
     with torch.no_grad():
-        torch.testing.assert_close(lora.logits(ids), base.logits(ids), atol=1e-5, rtol=0)
+        torch.testing.assert_close(lora.logits(ids, ids), base.logits(ids), atol=1e-5, rtol=0)
         for layer in lora.layers.values():
             layer.lora_B.copy_(torch.randn(layer.lora_B.shape) * 0.2)
         plain = merged(base, lora)
@@ -60,10 +60,10 @@ def test_terms_are_zero_at_first_and_then_the_merged_weights(tied: bool) -> None
         head = lora.layers["head"]
         weight = weight + head.scale * head.lora_B @ head.lora_A
         want = base.softcap * torch.tanh(F.linear(hidden, weight) / base.softcap)
-        torch.testing.assert_close(lora.logits(ids), want, atol=1e-5, rtol=1e-5)
-        banded, _ = lora.banded(ids[0], None, 64)
+        torch.testing.assert_close(lora.logits(ids, ids), want, atol=1e-5, rtol=1e-5)
+        banded, _ = lora.banded(ids[0], ids[0], None, 64)
         torch.testing.assert_close(banded, want[0], atol=1e-4, rtol=1e-4)
-        assert (lora.logits(ids) - base.logits(ids)).abs().max() > 0.01
+        assert (lora.logits(ids, ids) - base.logits(ids)).abs().max() > 0.01
 
 
 def test_a_sharing_copy_shares_weights_and_a_copy_does_not() -> None:
@@ -152,7 +152,7 @@ def test_training_a_term_is_training_the_merged_weight() -> None:
     layer = lora.layers["blocks.1.mlp.fc"]
     ids = torch.randint(0, 50, (1, 10))
     layer.lora_B.requires_grad_(True)
-    ours = torch.autograd.grad(F.cross_entropy(lora.logits(ids)[0, :-1], ids[0, 1:]), layer.lora_B)[0]
+    ours = torch.autograd.grad(F.cross_entropy(lora.logits(ids, ids)[0, :-1], ids[0, 1:]), layer.lora_B)[0]
     plain = own_copy(base)
     weight = plain.get_submodule("blocks.1.mlp.fc").weight.requires_grad_(True)
     theirs = torch.autograd.grad(F.cross_entropy(plain.logits(ids)[0, :-1], ids[0, 1:]), weight)[0]

@@ -138,8 +138,8 @@ def test_it_is_saved_and_loaded_with_the_same_logits(name: str, tokenizer_model:
     loaded = ArtifactDoor.load(path)
     with torch.no_grad():
         assert torch.equal(loaded.logits(ids), reference(ids))
-        rows, state = loaded.banded(ids[0, :11], None, 5)
-        rest, _ = loaded.banded(ids[0, 11:], state, 5)
+        rows, state = loaded.banded(ids[0, :11], None, None, 5)
+        rest, _ = loaded.banded(ids[0, 11:], None, state, 5)
         torch.testing.assert_close(
             torch.cat((rows, rest)), banded_naive(reference, ids[0], 5), atol=1e-4, rtol=1e-4
         )  # fmt: skip

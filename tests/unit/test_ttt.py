@@ -58,13 +58,13 @@ def receipt(lo: int, hi: int) -> Receipt:
 
 @given(chunk=st.integers(0, 30), keep=st.integers(1, 20), sizes=st.lists(st.integers(1, 25), min_size=1, max_size=12))
 def test_the_clock_loses_nothing_and_ticks_on_its_grid(chunk: int, keep: int, sizes: list[int]) -> None:
-    clock, at, seen = ChunkClock(chunk, keep), 1, 1
+    clock, at, seen = ChunkClock(chunk, keep, 50), 1, 1
     for size in sizes:
         booked = clock.add(receipt(at, at + size))
         crossed = chunk == 0 or (at + size - 1) // chunk > (at - 1) // chunk
         at += size
         assert (booked is not None) == crossed
-        fresh = ChunkClock(chunk, keep)
+        fresh = ChunkClock(chunk, keep, 50)
         fresh.load({k: v.clone() for k, v in clock.state().items()})
         clock = fresh
         if booked is not None:
@@ -72,11 +72,13 @@ def test_the_clock_loses_nothing_and_ticks_on_its_grid(chunk: int, keep: int, si
             assert booked.text.tolist() == list(range(max(0, seen - keep), at))
             assert booked.before == min(keep, seen)
             assert booked.nats.tolist() == [-float(t) for t in range(seen, at)]
+            before = 0 if seen <= 50 else -1  # what began before the context is known from the clock alone
+            assert booked.owners.tolist() == [50 if t >= 50 else before for t in booked.text]
             seen = at
 
 
 def test_booked_since_a_position_keeps_the_document_alone() -> None:
-    booked = Booked(10, 16, np.arange(6, 16), 4, np.arange(6.0))
+    booked = Booked(10, 16, np.arange(6, 16), 4, np.arange(6.0), np.arange(10))
     assert booked.since(0) is booked
     early, late = booked.since(2), booked.since(6)
     assert early is not None

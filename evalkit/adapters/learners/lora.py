@@ -96,11 +96,12 @@ class LoraModel(SplitModel):
         self.layers: dict[str, LoraLinear | LoraHead] = {}
         self._head: LoraHead | None = None
 
-    def logits(self, ids: Tensor) -> Tensor:
-        return self.inner.logits(ids) if self._head is None else self.head(self.hidden(ids))
+    def logits(self, ids: Tensor, owners: Tensor) -> Tensor:
+        return self.inner.logits(ids, owners) if self._head is None else self.head(self.hidden(ids, owners))
 
-    def banded(self, ids: Tensor, state: Any, window: int) -> tuple[Tensor, Any]:
-        return self.inner.banded(ids, state, window) if self._head is None else super().banded(ids, state, window)
+    def banded(self, ids: Tensor, owners: Tensor, state: Any, window: int) -> tuple[Tensor, Any]:
+        run = self.inner.banded if self._head is None else super().banded
+        return run(ids, owners, state, window)
 
     def head(self, hidden: Tensor) -> Tensor:
         if self._head is None:

@@ -54,10 +54,10 @@ class LaneModel(SplitModel):
         self.layers: dict[str, LaneLinear] = {}
         self._index: Tensor | None = None
 
-    def logits(self, ids: Tensor) -> Tensor:
+    def logits(self, ids: Tensor, owners: Tensor) -> Tensor:
         raise InputError(f"{self.owner}: lanes={self.lanes} is scored document by document; give lanes=0 here")
 
-    def hidden(self, ids: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, owners: Tensor) -> Tensor:
         raise InputError(
             f"{self.owner}: with lanes={self.lanes} it must be the last learner of the stack; or give lanes=0"
         )
@@ -90,13 +90,13 @@ class LaneModel(SplitModel):
             tensor[lane] = 0.0
         self.steps[lane] = 0.0
 
-    def lane_logits(self, lanes: Sequence[int], ids: Tensor) -> Tensor:
-        """ids int64 [B, L], row b of lanes[b] -> logits [B, L, V], without gradients; the graph waits for the step."""
+    def lane_logits(self, lanes: Sequence[int], ids: Tensor, owners: Tensor) -> Tensor:
+        """int64 [B, L] twice, row b of lanes[b] -> logits [B, L, V], without gradients; the graph waits for the step."""
         self._index = torch.tensor(lanes, device=ids.device)
         self._leaf = self.values[self._index].requires_grad_(True)
         with torch.enable_grad():
             self._lay(self._leaf)
-            self._graph: Tensor = self.inner.logits(ids)
+            self._graph: Tensor = self.inner.logits(ids, owners)
         return self._graph.detach()
 
     def reading(self, lane: int) -> Any:

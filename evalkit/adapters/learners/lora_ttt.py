@@ -137,9 +137,10 @@ class LoraTtt(ChunkLearner):
         from evalkit.adapters.learners.lora import check_rank, find_targets
         from evalkit.adapters.learners.lora_lanes import LaneModel
         from evalkit.adapters.learners.ttt_clone import sharing_copy
+        from evalkit.adapters.learners.ttt_head import SplitModel
 
         s, owner = self.settings, f"adapter {self.name}"
-        if hasattr(model, "place"):  # another learner's model, which wants to know where its windows lie
+        if isinstance(model, SplitModel):  # another learner's model, whose state a copy would leave behind
             raise InputError(
                 f"{owner}: lanes={s.lanes} cannot stand behind a learner with a state per document (slot, another lora_ttt); "
                 "give lanes=0, or drop one of them"
@@ -190,8 +191,7 @@ class LoraTtt(ChunkLearner):
         if own is None:
             return
         s = self.settings
-        with self._model.everywhere():
-            self._trainer.train(self._model, own, s, s.lr_at(booked.lo), s.epochs, self.ranks)
+        self._trainer.train(self._model, own, s, s.lr_at(booked.lo), s.epochs, self.ranks)
 
     def _state(self) -> dict[str, Tensor]:
         return {} if self._lanes is not None else {**self._trainer.state(), **self._document.state()}

@@ -74,7 +74,7 @@ class PhasedTtt(LoraTtt):
         params = select_params(self._base.module, s.train, s.freeze_blocks, f"adapter {self.name}")
         flat = FlatParams(params)
         self._base_trainer = Trainer(f"{self.name} (global phase)", flat, Sgd(flat.values, s.base_momentum))
-        self._phase = ChunkClock(s.every, s.seq_len)
+        self._phase = ChunkClock(s.every, s.seq_len, info.bos_id)
         self.phases = 0
         return super()._attach(self._base, info)
 

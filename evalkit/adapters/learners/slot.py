@@ -20,7 +20,6 @@ from evalkit.adapters.base import KEEP_CONTEXT, Settings, StreamInfo
 from evalkit.adapters.learners.ttt import ChunkLearner, at_least, positive
 from evalkit.adapters.learners.ttt_clock import Booked
 from evalkit.errors import DivergenceError, InputError
-from evalkit.plan import Window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +103,7 @@ class Slot(ChunkLearner):
         require_split(model, owner)
         if s.reuse and self.ranks.size > 1:
             raise InputError(f"{owner}: {self.ranks.size} ranks each see a part of the hidden states; give reuse=false")
-        width = _hidden(model, Window(0, 1, 2), torch.tensor([info.first_token])).shape[-1]
+        width = _hidden(model, torch.tensor([info.first_token]), torch.tensor([0])).shape[-1]
         self._document = CurrentDocument(info.bos_id)
         self._fit: SlotFit = (OnlineFit if s.form == "online" else StepsFit)(s, width, model.vocab_size, model.device)
         self._model: Any = SlotModel(model, owner, self._fit.stream, self._fit.in_document, self._document)
@@ -138,11 +137,10 @@ class Slot(ChunkLearner):
 
         from evalkit.adapters.learners.ttt_windows import training_windows
 
-        parts, first = [], booked.lo - booked.before
+        parts = []
         for window in training_windows(booked.before, booked.hi - booked.lo, self.settings.seq_len):
-            ids = torch.from_numpy(booked.text[window.start : window.hi - 1])
-            placed = Window(window.start + first, window.lo + first, window.hi + first)
-            parts.append(_hidden(self._model.inner, placed, ids)[window.skip :])
+            ids, of = (torch.from_numpy(x[window.start : window.hi - 1]) for x in (booked.text, booked.owners))
+            parts.append(_hidden(self._model.inner, ids, of)[window.skip :])
         return torch.cat(parts)
 
     def _check(self, booked: Booked) -> None:
@@ -169,11 +167,9 @@ class Slot(ChunkLearner):
         return self._fit.bytes
 
 
-def _hidden(model: Any, window: Window, ids: Tensor) -> Tensor:
-    """Hidden states [L, D] of one window's inputs, int64 [L]."""
+def _hidden(model: Any, ids: Tensor, owners: Tensor) -> Tensor:
+    """Hidden states [L, D] of one window's inputs, int64 [L] twice."""
     import torch
 
-    if hasattr(model, "place"):
-        model.place([window])
     with torch.no_grad():
-        return model.hidden(ids[None].to(model.device))[0]
+        return model.hidden(ids[None].to(model.device), owners[None].to(model.device))[0]

@@ -28,34 +28,26 @@ class SlotModel(SplitModel):
     ) -> None:
         super().__init__(inner, owner)
         self.stream, self.in_document, self.document = stream, in_document, document
-        self._placed: tuple[Window, ...] = ()
+        self.can = inner.can | {"scored"}
+        self._last: Tensor | None = None
         self._kept: dict[int, Tensor] = {}
 
-    def place(self, windows: Sequence[Window]) -> None:
-        super().place(windows)
-        self.document.place(windows)
-        self._placed = tuple(windows)
+    def logits(self, ids: Tensor, owners: Tensor) -> Tensor:
+        hidden = self.inner.hidden(ids, owners)
+        self._last = None if torch.is_grad_enabled() else hidden
+        return self.shifted(hidden, self._mask(owners))
 
-    def pass_over(self, first: int, ids: Tensor) -> None:
-        super().pass_over(first, ids)
-        self.document.pass_over(first, ids)
-
-    def logits(self, ids: Tensor) -> Tensor:
-        hidden = self.inner.hidden(ids)
-        self._keep(hidden)
-        return self.shifted(hidden, self._mask(ids))
-
-    def banded(self, ids: Tensor, state: Any, window: int) -> tuple[Tensor, Any]:
-        hidden, state = self.banded_hidden(ids, state, window)
-        self._keep(hidden[None])
-        return self.shifted(hidden, self._mask(ids)), state
+    def banded(self, ids: Tensor, owners: Tensor, state: Any, window: int) -> tuple[Tensor, Any]:
+        hidden, state = self.banded_hidden(ids, owners, state, window)
+        self._last = None if torch.is_grad_enabled() else hidden[None]
+        return self.shifted(hidden, self._mask(owners)), state
 
     def head(self, hidden: Tensor) -> Tensor:
         """With the stream's delta and bias; which document a bare hidden state belongs to is not known."""
         return self.shifted(hidden, torch.zeros(hidden.shape[:-1], dtype=torch.bool, device=hidden.device))
 
-    def _mask(self, ids: Tensor) -> Tensor | None:
-        return None if self.in_document is None else self.document.mask(ids)
+    def _mask(self, owners: Tensor) -> Tensor | None:
+        return None if self.in_document is None else self.document.mask(owners)
 
     def shifted(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """Logits [..., V] of hidden [..., D]; the document's state counts where ``mask`` is true (None: everywhere)."""
@@ -71,13 +63,15 @@ class SlotModel(SplitModel):
             total = total + (own if mask is None else own * mask[..., None])
         return total
 
-    def _keep(self, hidden: Tensor) -> None:
-        """hidden [B, L, D] of the placed windows: keep the rows of their targets, by the first target."""
-        if torch.is_grad_enabled() or len(self._placed) != hidden.shape[0]:
+    def scored(self, windows: Sequence[Window]) -> None:
+        """Keep the hidden states of the windows' targets, by the first target."""
+        if "scored" in self.inner.can:
+            super().scored(windows)
+        if self._last is None:
             return
-        for window, rows in zip(self._placed, hidden, strict=True):
+        for window, rows in zip(windows, self._last, strict=True):
             self._kept[window.lo] = rows[window.skip :].detach()
-        self._placed = ()
+        self._last = None
 
     def take(self, lo: int, hi: int) -> Tensor | None:
         """Hidden states [hi - lo, D] of booked targets, and forget them; None when they were not all seen here."""

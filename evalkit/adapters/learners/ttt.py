@@ -12,7 +12,7 @@ from msgspec import Meta
 from evalkit.adapters.base import KEEP_CONTEXT, Receipt, Settings, StreamInfo
 from evalkit.adapters.learners.ranks import SOLO, Ranks
 from evalkit.adapters.learners.ttt_clock import Booked, ChunkClock
-from evalkit.adapters.learners.ttt_windows import Int64, batch_nats, same_length, training_windows
+from evalkit.adapters.learners.ttt_windows import batch_nats, same_length, training_windows
 from evalkit.errors import DivergenceError, EvalkitError, InputError
 from evalkit.plan import Window
 
@@ -141,7 +141,7 @@ class ChunkLearner(ABC):
             raise InputError(
                 f"adapter {self.name}: this model offers no parameters to train; choose an expert such as ppm"
             )
-        self._clock = ChunkClock(self.grid, self.settings.seq_len)
+        self._clock = ChunkClock(self.grid, self.settings.seq_len, info.bos_id)
         self.updates = 0
         return self._attach(model, info)
 
@@ -226,7 +226,7 @@ class Trainer:
     def _step(self, model: Any, booked: Booked, windows: list[Window], s: TttSettings, lr: float, ranks: Ranks) -> None:
         """One step on the mean nats of the windows' targets."""
         parts = list(same_length(windows, s.micro_tokens))
-        grad = ranks.sum(len(parts), lambda i: self._gradient(model, booked.text, parts[i]), like=self.flat.grad)
+        grad = ranks.sum(len(parts), lambda i: self._gradient(model, booked, parts[i]), like=self.flat.grad)
         grad.div_(sum(w.hi - w.lo for w in windows))
         norm = float(grad.norm())
         if not math.isfinite(norm):
@@ -236,11 +236,11 @@ class Trainer:
         self.optimiser.step(self.flat.values, grad, lr)
         self.flat.push()
 
-    def _gradient(self, model: Any, text: Int64, windows: list[Window]) -> Tensor:
+    def _gradient(self, model: Any, booked: Booked, windows: list[Window]) -> Tensor:
         """Gradient of the sum of nats over the windows' targets, float32 [n]."""
         self.flat.grad.zero_()
         with self.flat.training():
-            self.flat.add_grad(batch_nats(model, text, windows))
+            self.flat.add_grad(batch_nats(model, booked, windows))
         return self.flat.grad
 
     def _sentence(self, booked: Booked, what: str, lr: float) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from evalkit.adapters.base import KEEP_CONTEXT, Float64, Receipt
 from evalkit.adapters.learners.ttt_windows import Int64
 from evalkit.errors import EvalkitError
+from evalkit.plan import owners
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +21,7 @@ class Booked:
     """Targets [lo, hi) that are booked, to learn from.
 
     text int64: ``before`` booked tokens of context, then the targets.  nats float64 [hi - lo], as booked.
+    owners int64, of text: the stream position where the document of each token begins, -1 when that is not at hand.
     """
 
     lo: int
@@ -27,6 +29,7 @@ class Booked:
     text: Int64
     before: int
     nats: Float64
+    owners: Int64
 
     def since(self, position: int) -> Booked | None:
         """Only the targets after text position ``position``, which becomes the first context token; None if none."""
@@ -36,20 +39,24 @@ class Booked:
         skipped = max(0, position + 1 - self.before)
         if skipped >= self.hi - self.lo:
             return None
-        return Booked(self.lo + skipped, self.hi, self.text[position:], before, self.nats[skipped:])
+        lo, text, nats = self.lo + skipped, self.text[position:], self.nats[skipped:]
+        return Booked(lo, self.hi, text, before, nats, self.owners[position:])
 
 
 class ChunkClock:
-    """``chunk`` targets a tick (0: every receipt), on a grid that counts from the stream's first target."""
+    """``chunk`` targets a tick (0: every receipt), on a grid that counts from the stream's first target.
 
-    def __init__(self, chunk: int, keep: int) -> None:
+    ``_document``: where the document of the last booked token begins; ``_owner``: that of the token before ``_lo``.
+    """
+
+    def __init__(self, chunk: int, keep: int, bos_id: int) -> None:
         """``keep``: context tokens to hold before the pending targets (at most KEEP_CONTEXT, what a receipt carries)."""
-        self.chunk, self.keep = chunk, min(keep, KEEP_CONTEXT)
-        self._next = 0
+        self.chunk, self.keep, self._bos_id = chunk, min(keep, KEEP_CONTEXT), bos_id
+        self._next = self._document = 0
         self._clear()
 
     def _clear(self) -> None:
-        self._lo = self._before = 0
+        self._lo = self._before = self._owner = 0
         self._text: list[np.ndarray] = []
         self._nats: list[np.ndarray] = []
 
@@ -61,13 +68,26 @@ class ChunkClock:
         if not self._text:
             context = receipt.context[-self.keep :]
             self._lo, self._before, self._text = receipt.lo, len(context), [context.astype(np.int64)]
+            self._owner = self._document
+        begun = np.flatnonzero(receipt.tokens == self._bos_id)
+        if len(begun):
+            self._document = receipt.lo + int(begun[-1])
         self._text.append(receipt.tokens.astype(np.int64))
         self._nats.append(receipt.nats)
         if self.chunk and (receipt.hi - 1) // self.chunk == (receipt.lo - 1) // self.chunk:
             return None
-        booked = Booked(self._lo, receipt.hi, np.concatenate(self._text), self._before, np.concatenate(self._nats))
+        text, nats = np.concatenate(self._text), np.concatenate(self._nats)
+        booked = Booked(self._lo, receipt.hi, text, self._before, nats, self._owners(text))
         self._clear()
         return booked
+
+    def _owners(self, text: Int64) -> Int64:
+        """Of pending tokens: from the BOS among them, and the one before them that owns their first target's input."""
+        first = self._lo - self._before
+        starts = first + np.flatnonzero(text == self._bos_id)
+        if self._owner <= first:
+            starts = np.concatenate(([self._owner], starts))
+        return owners(starts, first, first + len(text))
 
     def state(self) -> dict[str, Tensor]:
         """What is pending, as tensors."""
@@ -75,7 +95,7 @@ class ChunkClock:
 
         text = np.concatenate(self._text) if self._text else np.empty(0, np.int64)
         nats = np.concatenate(self._nats) if self._nats else np.empty(0)
-        head = [self._next, self._lo, self._before]
+        head = [self._next, self._lo, self._before, self._document, self._owner]
         return {
             "clock.head": torch.tensor(head, dtype=torch.int64),
             "clock.text": torch.from_numpy(text),
@@ -84,7 +104,7 @@ class ChunkClock:
 
     def load(self, state: dict[str, Tensor]) -> None:
         self._clear()
-        self._next, self._lo, self._before = (int(v) for v in state["clock.head"])
+        self._next, self._lo, self._before, self._document, self._owner = (int(v) for v in state["clock.head"])
         if len(state["clock.text"]):
             self._text = [state["clock.text"].numpy()]
             self._nats = [state["clock.nats"].numpy()]

@@ -1,6 +1,6 @@
 """How does a learner reach between the last hidden state and the logits?  A model whose head can be replaced.
 
-``logits(ids) = head(hidden(ids))``, and the banded pass gives hidden states too, so that a delta on the hidden state, a
+``logits = head(hidden)``, and the banded pass gives hidden states too, so that a delta on the hidden state, a
 bias on the logits or a low-rank term in the head sits in one method whatever the plan is.
 """
 
@@ -27,36 +27,30 @@ class SplitModel:
         self.can, self.fingerprint = inner.can, inner.fingerprint
         self.tokenizer_model, self.device, self.module = inner.tokenizer_model, inner.device, inner.module
 
-    def place(self, windows: Sequence[Window]) -> None:
-        """Where in the stream the next forward call's windows lie."""
-        if hasattr(self.inner, "place"):
-            self.inner.place(windows)
+    def scored(self, windows: Sequence[Window]) -> None:
+        """See :class:`evalkit.models.base.ScoredModel`; only when ``can`` has "scored"."""
+        self.inner.scored(windows)
 
-    def pass_over(self, first: int, ids: Tensor) -> None:
-        """ids [n] at stream positions first.. were inputs of windows that another process ran."""
-        if hasattr(self.inner, "pass_over"):
-            self.inner.pass_over(first, ids)
-
-    def hidden(self, ids: Tensor) -> Tensor:
-        """int64 [B, L] -> [B, L, D]"""
-        return self.inner.hidden(ids)
+    def hidden(self, ids: Tensor, owners: Tensor) -> Tensor:
+        """int64 [B, L] twice -> [B, L, D]"""
+        return self.inner.hidden(ids, owners)
 
     def head(self, hidden: Tensor) -> Tensor:
         """[..., D] -> logits [..., V]"""
         return self.inner.head(hidden)
 
-    def logits(self, ids: Tensor) -> Tensor:
-        return self.head(self.hidden(ids))
+    def logits(self, ids: Tensor, owners: Tensor) -> Tensor:
+        return self.head(self.hidden(ids, owners))
 
-    def banded_hidden(self, ids: Tensor, state: Any, window: int) -> tuple[Tensor, Any]:
-        """int64 [L] continuing ``state`` -> (hidden [L, D], new state).  InputError when the model cannot be split."""
-        if hasattr(self.inner, "banded_hidden"):
-            return self.inner.banded_hidden(ids, state, window)
+    def banded_hidden(self, ids: Tensor, owners: Tensor, state: Any, window: int) -> tuple[Tensor, Any]:
+        """int64 [L] twice, continuing ``state`` -> (hidden [L, D], new state).  InputError when it cannot be split."""
+        if isinstance(self.inner, SplitModel):
+            return self.inner.banded_hidden(ids, owners, state, window)
         with headless(self.inner, self.owner):
-            return self.inner.banded(ids, state, window)
+            return self.inner.banded(ids, owners, state, window)
 
-    def banded(self, ids: Tensor, state: Any, window: int) -> tuple[Tensor, Any]:
-        hidden, state = self.banded_hidden(ids, state, window)
+    def banded(self, ids: Tensor, owners: Tensor, state: Any, window: int) -> tuple[Tensor, Any]:
+        hidden, state = self.banded_hidden(ids, owners, state, window)
         return self.head(hidden), state
 
 
@@ -92,7 +86,8 @@ def head_weight(model: Any, owner: str) -> tuple[nn.Module, str]:
     """
     require_split(model, owner)
     with torch.no_grad():
-        width = model.hidden(torch.zeros(1, 1, dtype=torch.int64, device=model.device)).shape[-1]
+        zero = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
+        width = model.hidden(zero, zero).shape[-1]
     named = {n: p for n, p in model.module.named_parameters() if p.shape == (model.vocab_size, width)}
     for name, p in named.items():
         probe = torch.ones(1, p.shape[1], device=p.device, dtype=p.dtype)

@@ -18,6 +18,8 @@ from evalkit.plan import Window
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from evalkit.adapters.learners.ttt_clock import Booked
+
 Int64 = npt.NDArray[np.int64]
 
 
@@ -43,14 +45,15 @@ def same_length(windows: Sequence[Window], tokens: int) -> Iterator[list[Window]
         yield batch
 
 
-def batch_nats(model: Any, text: Int64, windows: Sequence[Window]) -> Tensor:
+def batch_nats(model: Any, booked: Booked, windows: Sequence[Window]) -> Tensor:
     """Sum of nats over the windows' targets, a scalar tensor that carries gradients.  Windows have one length."""
     import torch
     import torch.nn.functional as F
 
-    inputs = torch.from_numpy(np.stack([text[w.start : w.hi - 1] for w in windows])).to(model.device)
-    targets = torch.from_numpy(np.stack([text[w.start + 1 : w.hi] for w in windows])).to(model.device)
+    ids, of = (np.stack([x[w.start : w.hi - 1] for w in windows]) for x in (booked.text, booked.owners))
+    inputs, owners = torch.from_numpy(ids).to(model.device), torch.from_numpy(of).to(model.device)
+    targets = torch.from_numpy(np.stack([booked.text[w.start + 1 : w.hi] for w in windows])).to(model.device)
     for row, window in zip(targets, windows, strict=True):
         row[: window.skip] = -100
-    logits = model.logits(inputs).float()
+    logits = model.logits(inputs, owners).float()
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")

@@ -16,7 +16,7 @@ from evalkit.adapters.stack import Stack
 from evalkit.legality.certificate.walk import Step
 from evalkit.legality.engine.setup import Setup, is_learner
 from evalkit.models.forward import BatchRows
-from evalkit.plan import Window
+from evalkit.plan import Window, owners
 
 
 class Stepper:
@@ -36,6 +36,7 @@ class Stepper:
             self.model = learner.attach(self.model, info)
         self._lanes: Any = self.model if setup.lanes else None
         self.tokens = [info.first_token]
+        self._starts = [0]
         self.nats: list[float] = []
         first = np.array([info.first_token])
         self._targets, self._chunks = TokenLedger(first, keep=TOKEN_CONTEXT), TokenLedger(first)
@@ -61,7 +62,10 @@ class Stepper:
     def book(self, token: int, row: Float64) -> float:
         """Take the target of the row; returns its cost in nats."""
         nats = float(-np.log(row[token]))
-        self.stack.observe(self._targets.book(len(self.tokens), np.array([token]), np.array([nats])))
+        t = len(self.tokens)
+        self.stack.observe(self._targets.book(t, np.array([token]), np.array([nats])))
+        if token == self.info.bos_id:
+            self._starts.append(t)
         self.tokens.append(token)
         self.nats.append(nats)
         return nats
@@ -86,10 +90,8 @@ class Stepper:
             lanes.start(0)
             self._document = TokenLedger(np.array(self.tokens[step.start : t]), t)
         elif step.learn:
-            import torch
-
             receipt = self._book_until(self._document, t)
-            lanes.lane_logits([0], torch.tensor([self.tokens[start : t - 1]], device=lanes.device))
+            lanes.lane_logits([0], *(x[None] for x in self._inputs(start, t - 1)))
             lanes.learn([(0, receipt.lo - start - 1, receipt)])
         self._piece = step.start
         self.model = lanes.reading(0)
@@ -104,19 +106,25 @@ class Stepper:
         with torch.no_grad():
             if "banded" not in self.model.can:
                 return self._again(step.t)
-            ids = torch.tensor(self.tokens[first : step.t], device=self.model.device)
-            self._place(Window(first, step.t, step.t + 1))
-            logits, self._state = self.model.banded(ids, self._state, self.setup.plan.context)
+            ids, of = self._inputs(first, step.t)
+            logits, self._state = self.model.banded(ids, of, self._state, self.setup.plan.context)
+            self._scored(Window(first, step.t, step.t + 1))
             return logits[-1:]
 
     def _again(self, t: int) -> Any:
         """A model without keys and values to keep: the window so far, all over again."""
+        ids, of = self._inputs(self._begun, t)
+        logits = self.model.logits(ids[None], of[None])[0, -1:]
+        self._scored(Window(self._begun, t, t + 1))
+        return logits
+
+    def _inputs(self, lo: int, hi: int) -> tuple[Any, Any]:
+        """Ids and owners of stream positions lo..hi-1, int64 [hi - lo] each, on the model's device."""
         import torch
 
-        ids = torch.tensor(self.tokens[self._begun : t], device=self.model.device)
-        self._place(Window(self._begun, t, t + 1))
-        return self.model.logits(ids[None])[0, -1:]
+        of = torch.from_numpy(owners(np.array(self._starts), lo, hi))
+        return torch.tensor(self.tokens[lo:hi], device=self.model.device), of.to(self.model.device)
 
-    def _place(self, window: Window) -> None:
-        if hasattr(self.model, "place"):
-            self.model.place([window])
+    def _scored(self, window: Window) -> None:
+        if "scored" in self.model.can:
+            self.model.scored([window])

@@ -44,11 +44,11 @@ class ArtifactModel:
         assert self._packed_corpus is not None, "can does not name a corpus"
         return parse_corpus(self._packed_corpus, "the checkpoint's corpus")
 
-    def logits(self, ids: torch.Tensor) -> torch.Tensor:
+    def logits(self, ids: torch.Tensor, owners: torch.Tensor | None = None) -> torch.Tensor:
         """int64 [B, L] -> float32 [B, L, V]"""
         return self.module(ids)
 
-    def hidden(self, ids: torch.Tensor) -> torch.Tensor:
+    def hidden(self, ids: torch.Tensor, owners: torch.Tensor | None = None) -> torch.Tensor:
         """int64 [B, L] -> float32 [B, L, D]"""
         return self.module.hidden(ids)
 
@@ -56,7 +56,9 @@ class ArtifactModel:
         """[..., D] -> [..., V], softcap included"""
         return self.module.head(hidden)
 
-    def banded(self, ids: torch.Tensor, state: Any, window: int) -> tuple[torch.Tensor, Any]:
+    def banded(
+        self, ids: torch.Tensor, owners: torch.Tensor | None, state: Any, window: int
+    ) -> tuple[torch.Tensor, Any]:
         """int64 [L] continuing ``state`` -> (float32 [L, V], new state); see :meth:`evalkit.models.ek.model.GPT.banded`
 
         The state is a plain tuple, so that a run can keep it on disk: (window, kept, before, ids).
