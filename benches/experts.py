@@ -72,30 +72,58 @@ class Recorded:
 
     def __init__(self) -> None:
         self.chunks: dict[int, list[tuple[int, int, Any]]] = {}
+        self.tape: list[tuple[int, int, Any]] = []
 
     def forwards(
         self, models: Sequence[Any], plan: Any, stream: Any, needs: Sequence[Any], info: Any, options: Any
     ) -> list[Any]:
-        from evalkit.models.forward import Forward
+        from evalkit.adapters.base import Needs
+        from evalkit.models.forward import WindowForward
 
-        self.own = Forward(models[-1], plan, stream, type(needs[-1])(), {}, options.batch_tokens)
+        recorded = self
+
+        class Tape(WindowForward):
+            def finish(self, logits: Any, question: Any) -> Any:
+                recorded.tape.append((question.lo, question.hi, logits))
+                return super().finish(logits, question)
+
+        self.own = Tape(models[-1], plan, stream, Needs(), {}, options.batch_tokens)
         return [Replay(self, needs[-1], info.groups)]
+
+    def logits(self, chunk: Any) -> list[tuple[int, int, Any]]:
+        """(lo, hi, logits [hi - lo, V]) of the chunk's forward calls."""
+        if chunk.lo not in self.chunks:
+            self.tape = self.chunks[chunk.lo] = []
+            for _ in self.own.rows(chunk):
+                pass
+        return self.chunks[chunk.lo]
 
 
 class Replay:
-    """The recorded rows, with what one stack needs of each."""
+    """A Forward over the recorded rows, with what one stack needs of each."""
+
+    world_size = 1
+    ask: Any
 
     def __init__(self, recorded: Recorded, needs: Any, groups: Any) -> None:
         self.recorded, self.needs, self.groups = recorded, needs, groups
 
-    def batches(self, chunk: Any) -> Iterator[Any]:
-        from evalkit.models.forward import BatchRows
+    def rows(self, chunk: Any) -> Iterator[Any]:
+        from evalkit.models.reduce import reduce
 
-        known = self.recorded.chunks
-        if chunk.lo not in known:
-            known[chunk.lo] = [(r.lo, r.hi, r.logits) for r in self.recorded.own.batches(chunk)]
-        for lo, hi, logits in known[chunk.lo]:
-            yield BatchRows(lo, hi, logits, self.needs, self.groups)
+        for lo, hi, logits in self.recorded.logits(chunk):
+            yield reduce(logits, self.ask(chunk, lo, hi), self.needs, self.groups)
+
+    def snapshot(self) -> bytes:
+        return b""
+
+    def restore(self, state: bytes) -> None: ...
+
+    def ranks(self) -> list[Any]:
+        return []
+
+    def tracks(self) -> dict[int, Any]:
+        return {}
 
 
 def score_stack(parts: tuple[Any, Any], specs: list[str], plan: str, recorded: Recorded) -> Any:

@@ -70,7 +70,7 @@ class Lead:
             return plan.chunks(len(tokens), stream.doc_start, options.chunk_tokens)
 
         if needs[-1].rows and self.job.size > 1:
-            say(f"an adapter reads whole rows: {8 * info.vocab_size:,} bytes a target cross the wire")
+            say(f"an adapter reads whole rows: {4 * info.vocab_size:,} bytes a target cross the wire")
         self.crew = Crew(self.job, self.lines, own, chunks, ahead=self._learners == 0)
         return [ShardedForward(self.crew, sweep) for sweep in range(len(models))]
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from evalkit.errors import EvalkitError, Stopped
 from evalkit.harness.faults import RankFailed, leave_unless_stopped, unpack_fault
-from evalkit.harness.parts import Part
 from evalkit.harness.wire import Lost, Message, Peer, listen
 
 GONE = "rank {} is gone; the same command with the same --out goes on from the journal"
@@ -23,14 +22,18 @@ PATIENCE = 10.0
 
 @dataclass(frozen=True)
 class Done:
-    """One part of a unit is computed, or failed.  ``last``: the rank is through with the unit, which leaves ``left``."""
+    """Rows [lo, hi) of a unit are finished; or, without any, the rank is through with it, or failed at it.
+
+    ``rows``: as :func:`evalkit.harness.wire.pack_answer` has them.  ``left``: what the unit leaves to the next chunk.
+    """
 
     rank: int
     unit: int
-    part: int
-    found: Part | EvalkitError | Message
-    last: bool
     span: tuple[str, float, float]
+    lo: int = 0
+    hi: int = 0
+    rows: dict[str, np.ndarray] | None = None
+    fault: EvalkitError | None = None
     left: bytes = b""
 
 
@@ -129,13 +132,16 @@ class Lines:
             self._answers[rank].put(message)
         elif message.kind == "fault" and message.values["unit"] < 0:
             self._events.put(unpack_fault(message.values))
-        elif message.kind in ("part", "fault"):
+        elif message.kind in ("rows", "done", "fault"):
             self._events.put(_done(rank, message))
         return not isinstance(message, Lost) and message.kind != "bye"
 
 
 def _done(rank: int, message: Message) -> Done:
-    v = message.values
-    found = unpack_fault(v) if message.kind == "fault" else message
-    left = message.arrays["left"].tobytes() if "left" in message.arrays else b""
-    return Done(rank, v["unit"], v["part"], found, v["last"], ("forward", v["begin"], v["end"]), left)
+    v, a = message.values, message.arrays
+    span = ("forward", v["begin"], v["end"])
+    if message.kind == "rows":
+        return Done(rank, v["unit"], span, v["lo"], v["hi"], a)
+    if message.kind == "fault":
+        return Done(rank, v["unit"], span, fault=unpack_fault(v))
+    return Done(rank, v["unit"], span, left=a["left"].tobytes())

@@ -1,7 +1,7 @@
-"""What does a rank other than 0 do?  It computes what it is given, answers what it is asked, and learns what all learn.
+"""A rank other than 0: it receives, does (units, learners) in the order of the messages, and replies.
 
-Two threads: this one computes (units, learners) in the order of the messages; the other listens, and answers questions
-about rows at once, so that the sequencer never waits for a forward that is under way.
+A second thread only takes messages off the line, because a gloo send waits for its receive and rank 0 must not wait for the
+unit that is under way here.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from evalkit.adapters.base import Learner, Needs, StreamInfo, TokenLedger
 from evalkit.harness.faults import GRACE, breaks_a_line, last_words, pack_fault, sentence
 from evalkit.harness.job import Job
 from evalkit.harness.lines import Done
-from evalkit.harness.parts import Kept, Part, side_arrays
 from evalkit.harness.sharded import rank_stats, run_unit
 from evalkit.harness.units import Unit
 from evalkit.harness.wire import Lost, Message, listen
+from evalkit.models.forward import LocalForward
 from evalkit.models.lanes import open_forward
-from evalkit.plan import Window
+from evalkit.models.rows import Question
+from evalkit.plan import Chunk, Window
 from evalkit.plan.parse import PLANS
 
 
@@ -45,10 +46,10 @@ class Server:
     def __init__(self, job: Job, open_model: Callable[[], Any], learners: Sequence[Learner]) -> None:
         self.job, self.line = job, job.peers[0]
         self._open_model, self._learners = open_model, learners
-        self._kept: Kept | None = None
+        self._forwards: list[LocalForward] = []
         self._ledgers = dict[int, TokenLedger]()
         self._spans: list[tuple[str, float, float]] = []
-        self._inbox: queue.Queue[Message | Exception] = queue.Queue()
+        self._inbox: queue.Queue[Message | Lost] = queue.Queue()
         self._verbs = {"setup": self._setup, "run": self._run, "observe": self._observe, "restore": self._restore}
         self._verbs |= {"digest": self._digest, "stats": self._stats, "shed": self._shed}
 
@@ -58,8 +59,8 @@ class Server:
         while True:
             self.job.pulse.at("")
             message = self._inbox.get()
-            if isinstance(message, Exception):
-                return self._orphaned() if isinstance(message, Lost) else self._failed(message)
+            if isinstance(message, Lost):
+                return self._orphaned()
             if message.kind == "stop":
                 self.line.send("bye")
                 return 0
@@ -73,23 +74,8 @@ class Server:
 
     def _deliver(self, message: Message | Lost) -> bool:
         """In the listening thread."""
-        if isinstance(message, Message) and message.kind == "ask":
-            self._answer(message)
-        elif isinstance(message, Message) and message.kind == "release":
-            assert self._kept is not None
-            self._kept.release(message.values["unit"])
-        else:
-            self._inbox.put(message)
+        self._inbox.put(message)
         return isinstance(message, Message) and message.kind != "stop"
-
-    def _answer(self, message: Message) -> None:
-        assert self._kept is not None
-        v = message.values
-        try:
-            found = self._kept.ask(v["unit"], v["part"], v["begin"], v["end"], message.arrays.get("ids"))
-            self.line.send("answer", {"found": found})
-        except Exception as fault:  # this thread has no one above it; the serving one raises it
-            self._inbox.put(fault)
 
     def _setup(self, message: Message) -> None:
         """Open the model while rank 0 sends the tokens; then be ready for units."""
@@ -108,30 +94,26 @@ class Server:
             models.append(learner.attach(models[-1], info))
         sweeps = [(models[index], msgspec.convert(needs, Needs)) for index, needs in v["sweeps"]]
         batch = v["batch_tokens"]
-        self._kept = Kept([open_forward(m, plan, stream, n, groups, batch) for m, n in sweeps])
+        self._forwards = [open_forward(m, plan, stream, n, groups, batch) for m, n in sweeps]
 
     def _run(self, message: Message) -> None:
-        assert self._kept is not None
-        v = message.values
-        windows = tuple(Window(*row) for row in message.arrays["windows"].tolist())
-        state = message.arrays["state"].tobytes() if "state" in message.arrays else b""
-        parts = self._kept.forwards[v["sweep"]].parts(windows)
-        for done in run_unit(self._kept, Unit(v["unit"], v["sweep"], v["chunk"], windows, parts, state=state)):
-            if isinstance(done, BaseException):
-                raise done
+        v, a = message.values, message.arrays
+        windows = tuple(Window(*row) for row in a["windows"].tolist())
+        chunk = Chunk(v["chunk"], windows[0].lo, windows[-1].hi, windows)
+        question = Question(windows[0].lo, a["cands"], tuple(a["probes"].tolist()))
+        for done in run_unit(
+            self._forwards, Unit(v["unit"], v["sweep"], chunk, windows, 0, question, state=a["state"].tobytes())
+        ):
             self._send(done)
 
     def _send(self, done: Done) -> None:
-        _, begin, end = done.span
-        where = {"unit": done.unit, "part": done.part, "last": done.last, "begin": begin, "end": end}
-        if isinstance(done.found, Part):
-            part = done.found
-            left = {"left": np.frombuffer(done.left, dtype=np.uint8)} if done.left else {}
-            arrays = {"logp": part.logp, **side_arrays(part.side), **left}
-            self.line.send("part", arrays, lo=part.lo, hi=part.hi, **where)
+        where = {"unit": done.unit, "begin": done.span[1], "end": done.span[2]}
+        if done.rows is not None:
+            self.line.send("rows", done.rows, lo=done.lo, hi=done.hi, **where)
+        elif done.fault is not None:
+            self.line.send("fault", **where, **pack_fault(done.fault, self.job.rank, self.job.pulse.place))
         else:
-            assert isinstance(done.found, BaseException)
-            self.line.send("fault", **where, **pack_fault(done.found, self.job.rank, self.job.pulse.place))
+            self.line.send("done", {"left": np.frombuffer(done.left, dtype=np.uint8)}, **where)
 
     def _observe(self, message: Message) -> None:
         a, v = message.arrays, message.values
@@ -187,7 +169,7 @@ def _place(message: Message) -> str:
 
 
 def setup_message(
-    forwards: Sequence[Any], indices: Sequence[int], info: StreamInfo, doc_start: np.ndarray, batch_tokens: int
+    forwards: Sequence[LocalForward], indices: Sequence[int], info: StreamInfo, doc_start: np.ndarray, batch_tokens: int
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(values, arrays) that make a rank ready; the tokens follow by broadcast.
 

@@ -1,31 +1,31 @@
-"""How do several ranks run one forward pass?  Rank 0 hands out units of the plan and takes scalars back in stream order.
+"""One forward pass over several ranks: rank 0 hands out units of the plan and takes finished rows back in stream order.
 
 A unit is a batch of windows (or a segment of a banded pass) whose make-up depends on the plan alone, so it has the same
-bits on whichever rank it runs; that is why units may be handed out by who is free.  While the sequencer, in the thread
-that iterates :meth:`ShardedForward.batches`, runs the experts over one unit, all ranks compute later ones: of the same
-chunk, and without learners of the chunks after it too.
+bits on whichever rank it runs; that is why units may be handed out by who is free.  It goes out with what is asked of its
+rows and comes back finished.  While the sequencer, in the thread that iterates :meth:`ShardedForward.rows`, runs the
+experts over one unit, all ranks compute later ones: of the same chunk, and without learners of the chunks after it too.
 """
 
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from evalkit.adapters.base import Float64, Int32
 from evalkit.errors import EvalkitError, InputError
 from evalkit.harness.job import Job
 from evalkit.harness.lines import Done, Lines
-from evalkit.harness.parts import Kept, Part, side_from
-from evalkit.harness.units import Lane, Roll, Unit, choose
-from evalkit.harness.wire import Message
+from evalkit.harness.units import IN_FLIGHT, Lane, Roll, Unit, choose
+from evalkit.harness.wire import pack_answer, unpack_answer
 from evalkit.machine import peak_memory_bytes
-from evalkit.models.forward import Forward
-from evalkit.models.lanes import LaneForward
+from evalkit.models.forward import LocalForward
+from evalkit.models.rows import Answer, Ask
 from evalkit.plan import Chunk
 
 
@@ -36,7 +36,7 @@ class Crew:
         self,
         job: Job,
         lines: Lines,
-        forwards: Sequence[Forward | LaneForward],
+        forwards: Sequence[LocalForward],
         chunks: Callable[[], Iterator[Chunk]],
         *,
         ahead: bool,
@@ -56,22 +56,24 @@ class Crew:
         self._lines = lines
         ahead = ahead and not plan.carries_on
         self._roll = Roll(forwards, chunks, ahead)
-        self._kept = Kept(forwards)
         self._given: dict[int, Unit] = {}
         self._left: dict[int, bytes] = {}
-        self._ready: dict[tuple[int, int], Part | EvalkitError] = {}
+        self._ready: dict[int, deque[Done]] = {}
         self._own: queue.Queue[Unit | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run_own, name="forward", daemon=True)
         self._thread.start()
 
-    def parts(self, sweep: int, chunk: Chunk) -> Iterator[Part]:
+    def rows(self, sweep: int, chunk: Chunk) -> Iterator[Answer]:
         """The chunk's rows in one sweep, in stream order."""
         for number in self._roll.numbers(sweep, chunk):
             self._feed()
-            unit = self._given[number]
-            for part in range(unit.parts):
-                yield self._wait(number, part)
-            self._release(unit)
+            question = self._given[number].question
+            assert question is not None
+            while (done := self._wait(number)).rows is not None:
+                yield unpack_answer(done.rows, question.cut(done.lo, done.hi))
+            if done.fault is not None:
+                raise done.fault
+            del self._given[number], self._ready[number]
 
     def stats(self) -> list[dict[str, Any]]:
         """One entry a rank; of rank 0 alone when the job is being stopped.  Takes in the others' own spans."""
@@ -104,57 +106,41 @@ class Crew:
         self._thread.join()
 
     def _feed(self) -> None:
-        """Give work to ranks that have room, in stream order."""
-        while (lane := choose(self.lanes)) is not None and (unit := self._roll.take()) is not None:
-            unit.rank = lane.rank
-            self._given[unit.number] = unit
-            if self.forwards[unit.sweep].continues(unit.windows):
-                unit.state = self._left.pop(unit.sweep, b"")
-            lane.queued, lane.held, lane.units = lane.queued + 1, lane.held + 1, lane.units + 1
-            if lane.rank == 0:
-                self._own.put(unit)
-                continue
-            windows = np.array([[w.start, w.lo, w.hi] for w in unit.windows], dtype=np.int64)
-            where = {"unit": unit.number, "sweep": unit.sweep, "chunk": unit.chunk}
-            state = {"state": np.frombuffer(unit.state, dtype=np.uint8)} if unit.state else {}
-            self._lines.send(lane.rank, "run", {"windows": windows, **state}, **where)
+        """Give work to ranks that have room, in stream order, as far as its rows may take memory."""
+        while (lane := choose(self.lanes)) is not None:
+            held = [unit.bytes for unit in self._given.values()]
+            unit = self._roll.take(IN_FLIGHT - sum(held) if len(held) > 1 else sys.maxsize)
+            if unit is None:
+                return
+            self._give(unit, lane)
 
-    def _release(self, unit: Unit) -> None:
-        del self._given[unit.number]
-        self.lanes[unit.rank].held -= 1
-        if unit.rank == 0:
-            self._kept.release(unit.number)
+    def _give(self, unit: Unit, lane: Lane) -> None:
+        forward = self.forwards[unit.sweep]
+        unit.rank, unit.question = lane.rank, forward.ask(unit.chunk, unit.windows[0].lo, unit.windows[-1].hi)
+        self._given[unit.number] = unit
+        self._ready[unit.number] = deque()
+        if forward.continues(unit.windows):
+            unit.state = self._left.pop(unit.sweep, b"")
+        lane.queued, lane.units = lane.queued + 1, lane.units + 1
+        if lane.rank == 0:
+            self._own.put(unit)
         else:
-            self._lines.send(unit.rank, "release", unit=unit.number)
+            arrays, values = run_message(unit)
+            self._lines.send(lane.rank, "run", arrays, **values)
 
-    def _wait(self, number: int, part: int) -> Part:
-        while (number, part) not in self._ready:
+    def _wait(self, number: int) -> Done:
+        while not self._ready[number]:
             self._book(self._lines.next())
             self._feed()
-        found = self._ready.pop((number, part))
-        if isinstance(found, EvalkitError):
-            raise found
-        return found
+        return self._ready[number].popleft()
 
     def _book(self, done: Done) -> None:
         lane = self.lanes[done.rank]
         lane.spans.append(done.span)
-        lane.queued -= done.last
+        lane.queued -= done.rows is None
         if done.left:
             self._left[self._given[done.unit].sweep] = done.left
-        found = self._part(done, done.found) if isinstance(done.found, Message) else done.found
-        self._ready[done.unit, done.part] = found
-
-    def _part(self, done: Done, message: Message) -> Part:
-        """The stand-in for rows that another rank keeps."""
-        needs = self.forwards[self._given[done.unit].sweep].needs
-        side = side_from({k: v for k, v in message.arrays.items() if k not in ("logp", "left")})
-
-        def ask(begin: int, end: int, ids: Int32 | None) -> Float64:
-            where = {"unit": done.unit, "part": done.part, "begin": begin, "end": end}
-            return self._lines.ask(done.rank, "ask", {} if ids is None else {"ids": ids}, **where).arrays["found"]
-
-        return Part(message.values["lo"], message.values["hi"], message.arrays["logp"], side, needs, ask)
+        self._ready[done.unit].append(done)
 
     def _run_own(self) -> None:
         """Rank 0's share of the forward."""
@@ -162,9 +148,12 @@ class Crew:
 
         torch.set_num_threads(self.job.threads)
         while (unit := self._own.get()) is not None:
-            self.job.pulse.at(f"batch {unit.number}, in chunk {unit.chunk}")
-            for done in run_unit(self._kept, unit):
-                self._lines.put(done)
+            self.job.pulse.at(f"batch {unit.number}, in chunk {unit.chunk.index}")
+            try:
+                for done in run_unit(self.forwards, unit):
+                    self._lines.put(done)
+            except Exception as fault:
+                self._lines.put(fault)
             self.job.pulse.at("")
 
 
@@ -184,15 +173,23 @@ def rank_stats(job: Job) -> dict[str, Any]:
 
 
 class ShardedForward:
-    """The face of :class:`evalkit.models.forward.Forward` for one sweep, over all ranks."""
+    """:class:`evalkit.models.base.Forward` for one sweep, over all ranks."""
 
     def __init__(self, crew: Crew, sweep: int) -> None:
         self._crew, self._sweep = crew, sweep
         self.world_size = crew.job.size
 
-    def batches(self, chunk: Chunk) -> Iterator[Part]:
-        """Rows of the chunk's targets, in stream order."""
-        return self._crew.parts(self._sweep, chunk)
+    @property
+    def ask(self) -> Ask:
+        return self._crew.forwards[self._sweep].ask
+
+    @ask.setter
+    def ask(self, ask: Ask) -> None:
+        self._crew.forwards[self._sweep].ask = ask
+
+    def rows(self, chunk: Chunk) -> Iterator[Answer]:
+        """Finished rows of the chunk's targets, in stream order."""
+        return self._crew.rows(self._sweep, chunk)
 
     def snapshot(self) -> bytes:
         """Empty unless a state goes on into the next chunk."""
@@ -210,22 +207,34 @@ class ShardedForward:
         return {lane.rank: lane.spans for lane in self._crew.lanes}
 
 
-def run_unit(kept: Kept, unit: Unit) -> Iterator[Done | BaseException]:
-    """Compute a unit on this rank.  What goes wrong is an item, too: it counts when the stream gets there."""
-    begin, part = time.time(), 0
-    needs = kept.forwards[unit.sweep].needs
+def run_unit(forwards: Sequence[LocalForward], unit: Unit) -> Iterator[Done]:
+    """Compute a unit on this rank: its rows as they are finished, then that it is through.
 
-    def asker(number: int) -> Any:
-        return lambda lo, hi, ids: kept.ask(unit.number, number, lo, hi, ids)
-
+    An EvalkitError is an item, too: it counts when the stream gets there.  Anything else is raised: it counts at once.
+    """
+    forward, begin, question = forwards[unit.sweep], time.time(), unit.question
+    assert question is not None
+    if forward.hands_on:
+        forward.restore(unit.state)
     try:
-        for part, rows, logp in kept.run(unit.number, unit.sweep, unit.windows, unit.state):
-            found = Part(rows.lo, rows.hi, logp, rows.stats.side, needs, asker(part))
-            end, last = time.time(), part + 1 == unit.parts
-            left = kept.left(unit.sweep) if last else b""
-            yield Done(0, unit.number, part, found, last, ("forward", begin, end), left)
+        for rows in forward.run(unit.windows, question):
+            end = time.time()
+            yield Done(0, unit.number, ("forward", begin, end), rows.lo, rows.hi, pack_answer(rows))
             begin = end
     except EvalkitError as fault:
-        yield Done(0, unit.number, part, fault, True, ("forward", begin, time.time()))
-    except Exception as fault:
-        yield fault
+        yield Done(0, unit.number, ("forward", begin, time.time()), fault=fault)
+    else:
+        left = forward.snapshot() if forward.hands_on else b""
+        yield Done(0, unit.number, ("forward", begin, time.time()), left=left)
+
+
+def run_message(unit: Unit) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """A unit as a message: (arrays, values)."""
+    assert unit.question is not None
+    arrays = {
+        "windows": np.array([[w.start, w.lo, w.hi] for w in unit.windows], dtype=np.int64),
+        "cands": unit.question.cands,
+        "probes": np.array(unit.question.probes, dtype=np.int64),
+        "state": np.frombuffer(unit.state, dtype=np.uint8),
+    }
+    return arrays, {"unit": unit.number, "sweep": unit.sweep, "chunk": unit.chunk.index}

@@ -1,4 +1,4 @@
-"""What are the pieces of work, and who gets the next one?  (Rank 0's bookkeeping; nothing here computes or sends.)"""
+"""The pieces of work, and who gets the next one.  (Rank 0's bookkeeping; nothing here computes or sends.)"""
 
 from __future__ import annotations
 
@@ -7,38 +7,44 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from evalkit.models.rows import Question
 from evalkit.plan import Chunk, Window
 
 QUEUED = 2
 """Units that a rank may have before it: one under way and one waiting."""
 
-HELD = 3
-"""Units whose rows a rank may keep until the sequencer is done with them: bounds its memory."""
+IN_FLIGHT = 1 << 30
+"""Bytes of finished rows that may be under way or wait for the sequencer, over all ranks: bounds rank 0's memory where a
+stack reads whole rows (4 bytes an entry: 262,144 targets of 1,024 ids, 5,342 of 50,257).  Two units may always be out, so
+that one is computed while the other is scored."""
 
 
 @dataclass
 class Unit:
-    """A batch of windows, a segment of a banded pass, or a document that learns; ``parts``: row batches that it yields.
+    """A batch of windows, a segment of a banded pass, or a document that learns, with what is asked of its rows.
 
     ``sweep``: which forward pass over the stream it belongs to (the models before each learner, then the one scored).
     """
 
     number: int
     sweep: int
-    chunk: int
+    chunk: Chunk
     windows: tuple[Window, ...]
-    parts: int
+    bytes: int
+    """What its finished rows take, about."""
+    question: Question | None = None
     rank: int = -1
     state: bytes = b""
-    """What the chunk before left to it (see ``Forward.continues``)."""
+    """What the chunk before left to it (see ``LocalForward.continues``)."""
 
 
 class Cuts(Protocol):
     """What of a forward the bookkeeping needs."""
 
-    def units(self, chunk: Chunk) -> Iterable[Sequence[Window]]: ...
+    @property
+    def target_bytes(self) -> int: ...
 
-    def parts(self, unit: Sequence[Window]) -> int: ...
+    def units(self, chunk: Chunk) -> Iterable[Sequence[Window]]: ...
 
 
 @dataclass
@@ -47,7 +53,6 @@ class Lane:
 
     rank: int
     queued: int = 0
-    held: int = 0
     units: int = 0
     spans: list[tuple[str, float, float]] = field(default_factory=list)
 
@@ -80,19 +85,20 @@ class Roll:
         for sweep, forward in enumerate(self._forwards):
             first = self._next
             for windows in forward.units(chunk):
-                self._todo.append(Unit(self._next, sweep, chunk.index, tuple(windows), forward.parts(windows)))
+                size = forward.target_bytes * (windows[-1].hi - windows[0].lo)
+                self._todo.append(Unit(self._next, sweep, chunk, tuple(windows), size))
                 self._next += 1
             self._numbers[sweep, chunk.index] = range(first, self._next)
         return True
 
-    def take(self) -> Unit | None:
-        """The next unit that may start, or None."""
-        if self._todo or (self._ahead and self._cut()):
-            return self._todo.popleft()
-        return None
+    def take(self, room: int) -> Unit | None:
+        """The next unit that may start and whose rows take at most ``room`` bytes, or None."""
+        if not self._todo and not (self._ahead and self._cut()):
+            return None
+        return self._todo.popleft() if self._todo[0].bytes <= room else None
 
 
 def choose(lanes: list[Lane]) -> Lane | None:
     """The lane for the next unit: the least busy; rank 0 last among equals, it has the experts to run."""
-    free = [lane for lane in lanes if lane.queued < QUEUED and lane.held < HELD]
-    return min(free, key=lambda lane: (lane.queued, lane.rank == 0, lane.held, lane.rank)) if free else None
+    free = [lane for lane in lanes if lane.queued < QUEUED]
+    return min(free, key=lambda lane: (lane.queued, lane.rank == 0, lane.units, lane.rank)) if free else None

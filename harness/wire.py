@@ -17,10 +17,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from evalkit.adapters.base import Rows, Side
 from evalkit.errors import EvalkitError
+from evalkit.models.rows import Answer, Question
 
 MAX_MESSAGE = 1 << 36
-_DTYPES = ("<f8", "<i4", "<i8", "|u1", "|b1")
+_DTYPES = ("<f8", "<f4", "<i4", "<i8", "|u1", "|b1")
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,25 @@ class Lost(EvalkitError):
         self.rank = rank
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Message) -> bytearray:
+    """The frame, each array copied once."""
     table = []
     for name, array in message.arrays.items():
         if array.dtype.str not in _DTYPES:
             raise EvalkitError(f"array '{name}' of message '{message.kind}' is {array.dtype}, the wire takes {_DTYPES}")
         table.append((name, array.dtype.str, array.shape))
     head = msgspec.msgpack.encode((message.kind, message.values, table))
-    parts = [struct.pack("<I", len(head)), head, *(np.ascontiguousarray(a).tobytes() for a in message.arrays.values())]
-    return b"".join(parts)
+    frame = bytearray(4 + len(head) + sum(a.nbytes for a in message.arrays.values()))
+    struct.pack_into("<I", frame, 0, len(head))
+    at = 4 + len(head)
+    frame[4:at] = head
+    for array in message.arrays.values():
+        frame[at : at + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        at += array.nbytes
+    return frame
 
 
-def decode(frame: bytes | memoryview) -> Message:
+def decode(frame: bytes | bytearray | memoryview) -> Message:
     """Inverse of :func:`encode`; EvalkitError on a frame whose lengths do not add up."""
     frame = memoryview(frame)
     (size,) = struct.unpack_from("<I", frame)
@@ -68,6 +77,27 @@ def decode(frame: bytes | memoryview) -> Message:
     return Message(kind, values, arrays)
 
 
+def pack_answer(answer: Answer) -> dict[str, np.ndarray]:
+    """An answer as arrays; the candidates' ids stay with who asked."""
+    side, rows = answer.side, answer.rows
+    named = {"entropy": side.entropy, "top_id": side.top_id, "top_p": side.top_p}
+    if rows is not None:
+        named |= {"weights": rows.weights, "factors": rows.factors}
+    if answer.probed:
+        named["probed"] = np.stack(list(answer.probed.values()))
+    masses = {f"mass/{name}": array for name, array in side.masses.items()}
+    return {"logp": answer.logp, **masses, **{k: v for k, v in named.items() if v is not None}}
+
+
+def unpack_answer(arrays: dict[str, np.ndarray], question: Question) -> Answer:
+    """Inverse of :func:`pack_answer`, for the targets that ``question`` asked about."""
+    masses = {k.removeprefix("mass/"): v for k, v in arrays.items() if k.startswith("mass/")}
+    side = Side(arrays.get("entropy"), arrays.get("top_id"), arrays.get("top_p"), masses)
+    rows = Rows(arrays["weights"], arrays["factors"]) if "weights" in arrays else None
+    probed = dict(zip(question.probes, arrays["probed"], strict=True)) if question.probes else {}
+    return Answer(question.lo, question.cands, arrays["logp"], side, rows, probed)
+
+
 class Peer:
     """The line to one other rank.  Any thread may send; one thread receives."""
 
@@ -78,7 +108,7 @@ class Peer:
 
     def send(self, kind: str, arrays: dict[str, np.ndarray] | None = None, **values: Any) -> None:
         """Raises Lost when the other side is gone."""
-        frame = torch.frombuffer(bytearray(encode(Message(kind, values, arrays or {}))), dtype=torch.uint8)
+        frame = torch.frombuffer(encode(Message(kind, values, arrays or {})), dtype=torch.uint8)
         with self._sending, self._named():
             dist.send(torch.tensor([len(frame)], dtype=torch.int64), self.rank, group=self._group)
             dist.send(frame, self.rank, group=self._group)
@@ -95,7 +125,7 @@ class Peer:
             frame = torch.empty(length, dtype=torch.uint8)
             dist.recv(frame, self.rank, group=self._group)
         self.bytes_in += length
-        return decode(frame.numpy().tobytes())
+        return decode(frame.numpy().data)
 
     def _named(self) -> _Named:
         return _Named(self.rank)

@@ -225,7 +225,10 @@ class Expert(Protocol):
     def propose(self, tokens: Int32) -> Int32:
         """Return int32 [n, H] hints for the next n targets (-1: none); hint i depends on tokens[:i] only.
 
-        Called once per chunk, before :meth:`score` for the same tokens; only when ``needs.hints > 0``.
+        Only when ``needs.hints > 0``.  Called for consecutive targets in stream order, always before :meth:`score` or
+        :meth:`row` for the same ones, and as far ahead of them as the engine likes: what :meth:`score`, :meth:`row`
+        and :meth:`observe` read must stand where *they* are in the stream, and :meth:`snapshot` must not depend on
+        how far ahead proposing is.
         """
         ...
 

@@ -34,6 +34,7 @@ class Stack:
         hints = [e.needs.hints for e in self.experts]
         self._own = [1 + sum(hints[:i]) for i in range(len(hints))]
         self.whole = max((i + 1 for i, e in enumerate(self.experts) if e.needs.rows), default=0)
+        """Leading stages that are given whole rows: up to the last one that reads them; columns go on behind it."""
 
     def begin(self, info: StreamInfo) -> None:
         """Fresh state in every expert."""
@@ -65,13 +66,9 @@ class Stack:
         return np.array([p[at, column] for p in past])
 
     def _whole_rows(self, tokens: Int32, cands: Int32, p: Float64 | Rows, side: Side) -> list[Float64]:
-        """The model's columns [n, 1+H], and those after each stage up to the last that reads whole rows.
-
-        Slices of targets, where no hints are proposed for the whole chunk.
-        """
-        hinted = any(e.needs.hints for e in self.experts[: self.whole])
+        """The model's columns [n, 1+H], and those after each stage up to the last that reads whole rows."""
         width = p.weights.shape[1] if isinstance(p, Rows) else p.shape[1]
-        step = max(1, len(tokens) if hinted else SLICE_CELLS // max(1, width))
+        step = max(1, SLICE_CELLS // max(1, width))
         parts = []
         for begin in range(0, max(1, len(tokens)), step):
             end = min(begin + step, len(tokens))
@@ -91,6 +88,17 @@ class Stack:
             past.append(whole)
             columns.append(_columns(p, cands))
         return columns
+
+    def late(self) -> str:
+        """One sentence about stages that make the ones before them work on whole rows; empty when none does."""
+        before = [e.name for e in self.experts[: self.whole] if not e.needs.rows]
+        if not before:
+            return ""
+        last = self.experts[self.whole - 1].name
+        return (
+            f"{last} reads whole rows behind {', '.join(before)}, which therefore work on every entry of a row where a "
+            f"few would do; put it first if that is as good ('evalkit profile' shows the seconds)"
+        )
 
     def row(self, p: Float64, side: Side) -> list[Float64]:
         """The next target's row after each stage, the model's first; S+1 arrays [V].  Changes no visible state."""

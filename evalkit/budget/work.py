@@ -48,12 +48,13 @@ def count_work(forward: Any, stream: Any, chunk_tokens: int) -> Work:
 
     chunk = next(iter(forward.plan.chunks(stream.n_targets + 1, stream.doc_start, chunk_tokens)))
     unit = next(iter(forward.plan.units(chunk, forward.batch_tokens)))
+    question = forward.ask(chunk, unit[0].lo, unit[-1].hi)
     flops = FlopCounterMode(display=False)
     with flops:
-        for _ in forward.rows(unit):
+        for _ in forward.run(unit, question):
             pass
     with Launches() as launches:
-        for _ in forward.rows(unit):
+        for _ in forward.run(unit, question):
             pass
     rows = unit[-1].hi - unit[0].lo
     return Work(

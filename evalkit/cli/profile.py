@@ -113,9 +113,9 @@ def _profile(args: argparse.Namespace, target: Any) -> dict[str, Any]:
 
 def _bare_forward(model: Any, plan: Any, stream: Any, options: Any) -> Any:
     from evalkit.adapters.base import Needs
-    from evalkit.models.forward import Forward
+    from evalkit.models.forward import WindowForward
 
-    return Forward(model, plan, stream, Needs(), {}, options.batch_tokens)
+    return WindowForward(model, plan, stream, Needs(), {}, options.batch_tokens)
 
 
 def _report(

@@ -1,87 +1,107 @@
 """How are a plan's windows run through a model?  One process; the harness has the version that shares them.
 
-Logits come first and know nothing of the targets; what a stack needs of each row is picked out afterwards.
+Logits come first and know nothing of the targets; what a stack needs of each row is picked out afterwards, at once.
 """
 
 from __future__ import annotations
 
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from evalkit.adapters.base import Bool, Float64, Int32, Needs, Side
+from evalkit.adapters.base import Bool, Needs
 from evalkit.errors import InputError
 from evalkit.models.base import Text
-from evalkit.models.rows import RowScalars, row_stats, scalars
+from evalkit.models.reduce import reduce
+from evalkit.models.rows import Answer, Ask, Question, ask_targets
 from evalkit.plan import Chunk, Plan, Window, owners
 
 
-class BatchRows:
-    """Rows of the consecutive targets [lo, hi), still on the device."""
+class LocalForward(ABC):
+    """What one process can compute of a :class:`~evalkit.models.base.Forward`: any unit, as soon as its question stands."""
 
-    def __init__(self, lo: int, hi: int, logits: torch.Tensor, needs: Needs, groups: dict[str, Bool]) -> None:
-        self.lo, self.hi, self.logits, self.needs = lo, hi, logits, needs
-        self.stats = row_stats(logits, needs, groups, lo)
-
-    def scalars(self, begin: int, end: int, cands: Int32) -> RowScalars:
-        """What the stack needs of targets lo+begin..lo+end-1; cands int32 [end-begin, K], column 0 the targets."""
-        return scalars(self.logits[begin:end], self.stats.cut(begin, end), cands)
-
-    def row(self, i: int) -> tuple[Float64, Side]:
-        """The whole row of target lo+i, float64 [V] probabilities, and its side scalars: no target involved."""
-        stats = self.stats.cut(i, i + 1)
-        return stats.probabilities(self.logits[i : i + 1])[0], stats.side
-
-
-class Forward:
-    """Runs chunks in order on one device.  ``batch_tokens`` bounds the input tokens of a forward call."""
-
+    world_size: int = 1
     hands_on: ClassVar[bool] = False
     """True: a chunk's last unit may leave a state for the next chunk's first, on whichever rank that runs."""
 
-    def __init__(
-        self, model: Any, plan: Plan, text: Text, needs: Needs, groups: dict[str, Bool], batch_tokens: int
-    ) -> None:
-        _check_fit(model, plan)
-        self.model, self.plan, self.tokens, self._starts = model, plan, text.tokens, text.doc_start
-        self.needs, self.groups, self.batch_tokens = needs, groups, batch_tokens
-        self._state: Any = None
+    def __init__(self, model: Any, plan: Plan, text: Text, needs: Needs, groups: dict[str, Bool]) -> None:
+        self.model, self.plan, self.needs, self.groups = model, plan, needs, groups
+        self.tokens, self.doc_start = text.tokens, text.doc_start
+        self.ask: Ask = ask_targets(text.tokens)
 
-    def batches(self, chunk: Chunk) -> Iterator[BatchRows]:
-        """Rows of the chunk's targets, batch by batch, in stream order."""
+    def rows(self, chunk: Chunk) -> Iterator[Answer]:
+        """Finished rows of the chunk's targets, in stream order."""
         for unit in self.units(chunk):
-            yield from self.rows(unit)
+            yield from self.run(unit, self.ask(chunk, unit[0].lo, unit[-1].hi))
 
+    @abstractmethod
     def units(self, chunk: Chunk) -> Iterator[Sequence[Window]]:
         """The chunk's windows by what is computed at once, in stream order; any rank may have any of them."""
-        return self.plan.units(chunk, self.batch_tokens)
 
-    def parts(self, unit: Sequence[Window]) -> int:
-        """How many row batches :meth:`rows` yields."""
-        return len(unit) if self.plan.carries else 1
+    @abstractmethod
+    def run(self, unit: Sequence[Window], question: Question) -> Iterator[Answer]:
+        """Compute one unit: its rows in stream order, in one piece or more."""
 
     def continues(self, unit: Sequence[Window]) -> bool:
         """True when it needs the state that the chunk before left (:meth:`snapshot` there, :meth:`restore` here)."""
         return False
 
-    def rows(self, unit: Sequence[Window]) -> Iterator[BatchRows]:
-        """Rows of one unit of the plan: one batch, or one per block where the plan carries a state on."""
+    @property
+    def target_bytes(self) -> int:
+        """Bytes of a finished target, about, and of what experts hold ready for it: what a unit in flight costs."""
+        scalars = 8 + 8 * self.needs.hints + len(self.needs.masses)
+        return 8 * scalars + (4 * self.model.vocab_size if self.needs.rows else 0)
+
+    @abstractmethod
+    def snapshot(self) -> bytes: ...
+
+    @abstractmethod
+    def restore(self, state: bytes) -> None: ...
+
+    def ranks(self) -> list[dict[str, Any]]:
+        return []
+
+    def tracks(self) -> dict[int, list[tuple[str, float, float]]]:
+        return {}
+
+    def finish(self, logits: torch.Tensor, question: Question) -> Answer:
+        """Logits [n, V] of the targets that the question is about, on the device -> what the stack reads of them."""
+        return reduce(logits, question, self.needs, self.groups)
+
+
+class WindowForward(LocalForward):
+    """Runs the plan's windows on one device.  ``batch_tokens`` bounds the input tokens of a forward call."""
+
+    def __init__(
+        self, model: Any, plan: Plan, text: Text, needs: Needs, groups: dict[str, Bool], batch_tokens: int
+    ) -> None:
+        _check_fit(model, plan)
+        super().__init__(model, plan, text, needs, groups)
+        self.batch_tokens = batch_tokens
+        self._state: Any = None
+
+    def units(self, chunk: Chunk) -> Iterator[Sequence[Window]]:
+        return self.plan.units(chunk, self.batch_tokens)
+
+    def run(self, unit: Sequence[Window], question: Question) -> Iterator[Answer]:
+        """Rows of one unit of the plan: in one piece, or one per block where the plan carries a state on."""
         if not self.plan.carries:
-            yield BatchRows(unit[0].lo, unit[-1].hi, self._windows(unit), self.needs, self.groups)
+            yield self.finish(self._windows(unit), question)
             return
         for window in unit:
-            yield BatchRows(window.lo, window.hi, self._carry(window), self.needs, self.groups)
+            yield self.finish(self._carry(window), question.cut(window.lo, window.hi))
         if not self.plan.carries_on:
             self._state = None
 
     def _inputs(self, windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and owners of windows of one length, int64 [B, L] each, on the device."""
         ids = np.stack([np.asarray(self.tokens[w.start : w.hi - 1], dtype=np.int64) for w in windows])
-        of = np.stack([owners(self._starts, w.start, w.hi - 1) for w in windows])
+        of = np.stack([owners(self.doc_start, w.start, w.hi - 1) for w in windows])
         return torch.from_numpy(ids).to(self.model.device), torch.from_numpy(of).to(self.model.device)
 
     def _scored(self, windows: Sequence[Window]) -> None:

@@ -21,7 +21,8 @@ from torch import Tensor
 from evalkit.adapters.base import Bool, Needs, Receipt, TokenLedger
 from evalkit.errors import EvalkitError, InputError
 from evalkit.models.base import Text
-from evalkit.models.forward import BatchRows, Forward
+from evalkit.models.forward import LocalForward, WindowForward
+from evalkit.models.rows import Answer, Question
 from evalkit.plan import Chunk, Plan, Window, owners
 
 
@@ -39,7 +40,7 @@ class Open:
     done: list[tuple[Window, Tensor]] = field(default_factory=list)
 
 
-class LaneForward:
+class LaneForward(LocalForward):
     """The forward of a model with lanes."""
 
     hands_on: ClassVar[bool] = True
@@ -57,15 +58,9 @@ class LaneForward:
                 f"{model.owner}: lanes={model.lanes} trains documents apart, but plan {plan.name} scores across them; "
                 "give --plan document:seq_len=512,stride=256, or lanes=0"
             )
-        self.model, self.plan, self.tokens, self._doc_start = model, plan, text.tokens, text.doc_start
-        self.needs, self.groups = needs, groups
+        super().__init__(model, plan, text, needs, groups)
         self._starts = set(np.asarray(text.doc_start).tolist())
         self._carried = b""
-
-    def batches(self, chunk: Chunk) -> Iterator[BatchRows]:
-        """Rows of the chunk's targets, document by document, in stream order."""
-        for unit in self.units(chunk):
-            yield from self.rows(unit)
 
     def units(self, chunk: Chunk) -> Iterator[Sequence[Window]]:
         """The windows of one document, or of as many as share forward calls."""
@@ -78,15 +73,11 @@ class LaneForward:
         for i in range(0, len(documents), size):
             yield tuple(w for document in documents[i : i + size] for w in document)
 
-    def parts(self, unit: Sequence[Window]) -> int:
-        """Pieces of the unit: row batches that :meth:`rows` yields."""
-        return sum(len(self._pieces(window)) for window in unit)
-
     def continues(self, unit: Sequence[Window]) -> bool:
         """True when its first document began in the chunk before."""
         return unit[0].lo - 1 not in self._starts
 
-    def rows(self, unit: Sequence[Window]) -> Iterator[BatchRows]:
+    def run(self, unit: Sequence[Window], question: Question) -> Iterator[Answer]:
         """Rows of one unit, and its documents' steps between them; see :meth:`restore` for one that continues."""
         documents = self._open(unit)
         active = list(documents)
@@ -96,7 +87,7 @@ class LaneForward:
         self._carried = self._left(documents[-1])
         for document in documents:
             for w, rows in document.done:
-                yield BatchRows(w.lo, w.hi, rows, self.needs, self.groups)
+                yield self.finish(rows, question.cut(w.lo, w.hi))
 
     def _pieces(self, window: Window) -> list[tuple[Window, int]]:
         """The window's targets, at most ``model.chunk`` at a time, and the input tokens of the call for each."""
@@ -132,7 +123,7 @@ class LaneForward:
         of = np.full_like(ids, -1)
         for i, w in enumerate(pieces):
             ids[i, : w.length] = self.tokens[w.start : w.hi - 1]
-            of[i, : w.length] = owners(self._doc_start, w.start, w.hi - 1)
+            of[i, : w.length] = owners(self.doc_start, w.start, w.hi - 1)
         inputs = (torch.from_numpy(x).to(self.model.device) for x in (ids, of))
         logits = self.model.lane_logits([d.lane for d in active], *inputs)
         booked = []
@@ -185,8 +176,8 @@ def open_forward(
     needs: Needs,
     groups: dict[str, Bool],
     batch_tokens: int,
-) -> Forward | LaneForward:
+) -> LocalForward:
     """The forward that fits the model: by windows, or by documents where it has lanes."""
     if getattr(model, "lanes", 0):
         return LaneForward(model, plan, stream, needs, groups)
-    return Forward(model, plan, stream, needs, groups, batch_tokens)
+    return WindowForward(model, plan, stream, needs, groups, batch_tokens)

@@ -1,7 +1,8 @@
 """How is a stream scored?  The one loop: rows, stack, book, journal, observe.
 
-Nothing here knows a concrete model or adapter, or ranks.  ``forward`` yields rows batch by batch (its own process or
-many), the stack scores them in stream order, the ledger books, the journal is on disk before any learner sees a chunk.
+Nothing here knows a concrete model or adapter, or ranks.  ``forward`` takes units with what is asked of them and yields
+finished rows (its own process or many), the stack scores them in stream order, the ledger books, the journal is on disk
+before any learner sees a chunk.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import numpy as np
 
 from evalkit import _native
 from evalkit.adapters.base import Float64, Learner, Receipt
+from evalkit.adapters.stack import Stack
 from evalkit.errors import DivergenceError, EvalkitError, Stopped
+from evalkit.models.base import Forward
+from evalkit.models.rows import Answer, Question
 from evalkit.plan import Chunk
 from evalkit.scoring.guard import Guard
 from evalkit.scoring.journal import Journal
@@ -35,7 +39,7 @@ SNAPSHOT_SHARE = 20.0
 
 @dataclass
 class Spans:
-    """Wall seconds by verb of the loop."""
+    """Wall seconds by verb of the loop.  A span inside another takes its time out of it: no second counts twice."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     events: list[tuple[str, float, float]] = field(default_factory=list)
@@ -43,16 +47,25 @@ class Spans:
     origin: float = field(default_factory=time.perf_counter)
     epoch: float = field(default_factory=time.time)
     """The wall clock at ``origin``, to put other processes' spans beside these."""
+    _open: list[tuple[str, float]] = field(default_factory=list)
 
     @contextmanager
     def span(self, verb: str) -> Iterator[None]:
         begin = time.perf_counter()
+        if self._open:
+            self._note(*self._open[-1], begin)
+        self._open.append((verb, begin))
         try:
             yield
         finally:
             end = time.perf_counter()
-            self.seconds[verb] = self.seconds.get(verb, 0.0) + end - begin
-            self.events.append((verb, begin - self.origin, end - self.origin))
+            self._note(*self._open.pop(), end)
+            if self._open:
+                self._open[-1] = self._open[-1][0], end
+
+    def _note(self, verb: str, begin: float, end: float) -> None:
+        self.seconds[verb] = self.seconds.get(verb, 0.0) + end - begin
+        self.events.append((verb, begin - self.origin, end - self.origin))
 
 
 @dataclass
@@ -60,12 +73,12 @@ class Loop:
     """Everything a run is made of.  ``folder`` None: nothing is kept on disk."""
 
     stream: Any
-    forward: Any
-    stack: Any
+    forward: Forward
+    stack: Stack
     learners: list[Learner]
     ledger: Ledger
     sentinel: Sentinel
-    before: list[Any] = field(default_factory=list)
+    before: list[Forward] = field(default_factory=list)
     """Forward passes of the model as it was before each learner: stages in front of the stack's own."""
     spans: Spans = field(default_factory=Spans)
     journal: Journal | None = None
@@ -73,8 +86,12 @@ class Loop:
     folder: Path | None = None
     on_chunk: Callable[[BookedChunk], None] = lambda booked: None
     guard: Guard = field(default_factory=Guard)
+    _probes: tuple[int, list[int]] = (-1, [])
     _saved_at: float = 0.0
     _save_cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.forward.ask = self._ask
 
     def run(self, chunks: Iterable[Chunk], booked: list[BookedChunk]) -> bool:
         """Score what is not in ``booked`` yet.  True when every chunk is booked, False when it was stopped."""
@@ -108,43 +125,45 @@ class Loop:
         out = np.empty((len(self.before), chunk.hi - chunk.lo))
         for nats, forward in zip(out, self.before, strict=True):
             with self.spans.span("base"):
-                for rows in forward.batches(chunk):
-                    tokens = np.ascontiguousarray(self.stream.tokens[rows.lo : rows.hi], dtype=np.int32)
-                    nats[rows.lo - chunk.lo : rows.hi - chunk.lo] = -rows.scalars(
-                        0, len(tokens), tokens[:, None]
-                    ).logp_target
+                for rows in forward.rows(chunk):
+                    nats[rows.lo - chunk.lo : rows.hi - chunk.lo] = -rows.logp[:, 0]
         return out
+
+    def _ask(self, chunk: Chunk, lo: int, hi: int) -> Question:
+        """What the stack and the sentinel want to know of targets [lo, hi); hints run ahead of scores."""
+        tokens = np.ascontiguousarray(self.stream.tokens[lo:hi], dtype=np.int32)
+        with self.spans.span("propose"):
+            hints = self.stack.propose(tokens)
+        if self._probes[0] != chunk.index:
+            self._probes = chunk.index, self.sentinel.positions(chunk.index, chunk.lo, chunk.hi)
+        cands = np.ascontiguousarray(np.concatenate((tokens[:, None], hints), axis=1))
+        return Question(lo, cands, tuple(t for t in self._probes[1] if lo <= t < hi))
 
     def _score(self, chunk: Chunk) -> Float64:
         """Nats [S+1, n] of a chunk: fused, in stream order, with strict probes on the way."""
-        probes = self.sentinel.positions(chunk.index, chunk.lo, chunk.hi)
-        parts, batches = [], iter(self.forward.batches(chunk))
+        parts, batches = [], self.forward.rows(chunk)
         while True:
             with self.spans.span("forward"):
                 rows = next(batches, None)
             if rows is None:
                 return np.concatenate(parts, axis=1)
-            for begin, end, probed in _pieces(rows.lo, rows.hi, probes):
-                parts.append(self._piece(rows, begin, end, rows.lo + begin if probed else -1))
+            parts += [self._piece(rows, begin, end) for begin, end in _pieces(rows)]
 
-    def _piece(self, rows: Any, begin: int, end: int, probe: int) -> Float64:
-        """Score targets rows.lo+begin .. rows.lo+end-1; ``probe`` >= 0 means the first of them is probed."""
-        tokens = np.ascontiguousarray(self.stream.tokens[rows.lo + begin : rows.lo + end], dtype=np.int32)
-        if probe >= 0:
+    def _piece(self, rows: Answer, begin: int, end: int) -> Float64:
+        """Score targets rows.lo+begin .. rows.lo+end-1, of which at most the first is probed."""
+        cands, side, probe = rows.cands[begin:end], rows.side.cut(begin, end), rows.lo + begin
+        tokens = np.ascontiguousarray(cands[:, 0])
+        if probe in rows.probed:
             with self.spans.span("sentinel"):
-                row, side = rows.row(begin)
-                self.sentinel.before(self.stack, row, side, probe)
-        with self.spans.span("propose"):
-            hints = self.stack.propose(tokens)
+                self.sentinel.before(self.stack, rows.probed[probe], rows.side.at(begin), probe)
         with self.spans.span("gather"):
-            cands = np.ascontiguousarray(np.concatenate((tokens[:, None], hints), axis=1))
-            kept = rows.scalars(begin, end, cands)
+            entering = rows.p(begin, end)
         with self.spans.span("experts"):
-            p = self.stack.score(tokens, cands, kept.p, kept.side)
-        if probe >= 0:
+            p = self.stack.score(tokens, cands, entering, side)
+        if probe in rows.probed:
             self.sentinel.after(p[:, 0], int(tokens[0]), probe)
         nats = np.empty_like(p)
-        nats[0] = -kept.logp_target
+        nats[0] = -rows.logp[begin:end, 0]
         nats[1:] = _native.neg_log(np.ascontiguousarray(p[1:]))
         return nats
 
@@ -212,11 +231,9 @@ class Loop:
         return found.chunk + 1
 
 
-def _pieces(lo: int, hi: int, probes: list[int]) -> list[tuple[int, int, bool]]:
-    """Cut targets [lo, hi) in front of every probe: (begin, end, whether begin is probed), counted from ``lo``."""
-    inside = {p - lo for p in probes if lo <= p < hi}
-    edges = sorted({0, *inside, hi - lo})
-    return [(a, b, a in inside) for a, b in itertools.pairwise(edges)]
+def _pieces(rows: Answer) -> Iterator[tuple[int, int]]:
+    """Cut them in front of every probe: (begin, end) from ``rows.lo``."""
+    return itertools.pairwise(sorted({0, *(t - rows.lo for t in rows.probed), rows.hi - rows.lo}))
 
 
 def _check_replay(entry: BookedChunk, known: BookedChunk) -> None:

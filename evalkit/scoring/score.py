@@ -14,7 +14,7 @@ import msgspec
 from evalkit.adapters.base import CountsCorpus, Learner, Needs, StreamInfo
 from evalkit.errors import InputError
 from evalkit.machine import peak_memory_bytes
-from evalkit.models.base import require_protocol
+from evalkit.models.base import Forward, require_protocol
 from evalkit.plan import Banded, Plan, Sliding
 from evalkit.scoring.environment import code_fingerprint, environment
 from evalkit.scoring.guard import Deadline, Guard
@@ -80,7 +80,7 @@ def score(
     out: Path | str | None = None,
     options: ScoreOptions | None = None,
     on_chunk: Callable[[BookedChunk], None] | None = None,
-    forwards: Callable[..., list[Any]] | None = None,
+    forwards: Callable[..., Sequence[Forward]] | None = None,
     guard: Guard | None = None,
 ) -> Result:
     """Score every target of the stream once, in order, and return totals, stages and documents.
@@ -152,7 +152,7 @@ def score(
         "schema": SCHEMA,
         "settings": settings,
         "fingerprint": fingerprint,
-        "world_size": getattr(forward, "world_size", 1),
+        "world_size": forward.world_size,
         "complete": complete,
         "coverage": {"booked": [[1, loop.ledger.next_target]], "targets": [1, stream.n_targets + 1]},
         "budget": loop.guard.report(),
@@ -165,7 +165,7 @@ def score(
         "provenance": overlaps,
         "notes": [
             *_notes(learners, options),
-            *([str(stream.folding)] if stream.folding else []),
+            *filter(None, (stack.late(), str(stream.folding or ""))),
             *(f"corpus of {o['adapter']}: {o['detail']}" for o in overlaps),
         ],
         "resumed_chunks": len(booked),
@@ -175,8 +175,8 @@ def score(
         "verdicts": {"sentinel": sentinel.verdict()},
         "environment": environment(str(model.device)),
     }
-    if hasattr(forward, "ranks"):
-        run["ranks"] = forward.ranks()
+    if ranks := forward.ranks():
+        run["ranks"] = ranks
     result = Result(run, table, folder, stages, loop.spans)
     if folder is not None:
         write_trace(folder / "trace.json", _tracks(loop.spans, forward))
@@ -214,7 +214,7 @@ def _families(adapters: Sequence[Any]) -> tuple[list[Any], list[Any]]:
 
 def _own_forwards(
     models: Sequence[Any], plan: Plan, stream: Any, needs: Sequence[Needs], info: Any, options: ScoreOptions
-) -> list[Any]:
+) -> Sequence[Forward]:
     """One process: a forward a model."""
     from evalkit.models.lanes import open_forward
 
@@ -224,10 +224,10 @@ def _own_forwards(
     ]
 
 
-def _tracks(spans: Spans, forward: Any) -> dict[tuple[int, str], list[Any]]:
+def _tracks(spans: Spans, forward: Forward) -> dict[tuple[int, str], list[Any]]:
     """The loop's verbs, and the forward of each rank where ranks share it, on one clock."""
     tracks = {(0, "loop"): spans.events}
-    for rank, events in (forward.tracks() if hasattr(forward, "tracks") else {}).items():
+    for rank, events in forward.tracks().items():
         tracks[rank, "forward"] = [(verb, begin - spans.epoch, end - spans.epoch) for verb, begin, end in events]
     return tracks
 

@@ -45,7 +45,7 @@ class DictStore:
         return all(key in self.held for key in keys)
 
 
-arrays = st.sampled_from(["<f8", "<i4", "<i8", "|u1", "|b1"]).flatmap(
+arrays = st.sampled_from(["<f8", "<f4", "<i4", "<i8", "|u1", "|b1"]).flatmap(
     lambda dtype: hnp.arrays(np.dtype(dtype), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
 )
 plain = st.one_of(st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False), st.text(max_size=5), st.none())
@@ -75,7 +75,7 @@ def test_a_frame_that_promises_more_than_it_holds_is_refused() -> None:
     with pytest.raises(EvalkitError, match="claims an array 'logp' that ends at"):
         decode(frame[:-8])
     with pytest.raises(EvalkitError, match="the wire takes"):
-        encode(Message("part", {}, {"logp": np.zeros(2, np.float32)}))
+        encode(Message("part", {}, {"logp": np.zeros(2, np.float16)}))
 
 
 @given(st.integers(0, 50), st.integers(1, 9))

@@ -68,11 +68,12 @@ class Repeater(Halver):
     needs = Needs(hints=1)
 
     def begin(self, info: Any) -> None:
-        self.last = info.first_token
+        self.proposed = self.last = info.first_token
 
     def propose(self, tokens: Any) -> Any:
-        hints = np.concatenate(([self.last], tokens[:-1])).astype(np.int32)
-        self.last = int(tokens[-1])
+        """Ahead of the scores, so it has a place of its own."""
+        hints = np.concatenate(([self.proposed], tokens[:-1])).astype(np.int32)
+        self.proposed = int(tokens[-1])
         return hints[:, None]
 
     def row(self, p: Any, side: Any, history: Any = ()) -> Any:
@@ -81,6 +82,7 @@ class Repeater(Halver):
         return q
 
     def score(self, chunk: Any, p: Any) -> Any:
+        self.last = int(chunk.tokens[-1])
         hint = chunk.cands[:, 1:2]
         return np.where(chunk.cands == hint, p * 0.5 + 0.5, p * 0.5)
 

@@ -242,3 +242,13 @@ def test_a_profile_for_other_hardware_prints_its_assumption(
     assert "budget 600 s: fits" in said
     assert main([*flags, "--target", "8xT4"]) == 2
     assert "write COUNTxGPU" in capsys.readouterr().err
+
+
+def test_a_span_inside_another_takes_its_time_out_of_it() -> None:
+    spans = Spans()
+    with spans.span("forward"), spans.span("propose"):
+        pass
+    verbs, begins, ends = zip(*spans.events, strict=True)
+    assert verbs == ("forward", "propose", "forward")
+    assert begins[1:] == ends[:-1]
+    assert sum(spans.seconds.values()) == pytest.approx(ends[-1] - begins[0])

@@ -141,6 +141,31 @@ def test_float32_rows_and_columns_have_the_bits_of_whole_rows(spec: str, behind:
             assert scored(p, cut).tolist() == want
 
 
+@pytest.mark.parametrize("spec", ["halves + ppm + match + hedge", "ppm + halves + match + tilt", "match + halves"])
+def test_behind_the_last_stage_on_whole_rows_columns_go_on_with_the_same_bits(spec: str) -> None:
+    rng = np.random.default_rng(0)
+    info = StreamInfo(vocab_size=9, bos_id=1, first_token=1)
+    tokens = rng.integers(2, 5, 300).astype(np.int32)
+    p = rng.dirichlet(np.ones(9), 300)
+
+    def scored(columns: bool) -> tuple[Stack, Float64]:
+        stack = Stack([Halves() if name == "halves" else parse_adapter(name) for name in spec.split(" + ")])
+        stack.begin(info)
+        cands = np.concatenate((tokens[:, None], stack.propose(tokens)), axis=1)
+        return stack, stack.score(tokens, cands if columns else None, p, side)
+
+    side = Side(entropy=-(p * np.log(p)).sum(1), top_id=p.argmax(1).astype(np.int32), top_p=p.max(1))
+    stack, columns = scored(True)
+    np.testing.assert_array_equal(columns, scored(False)[1])
+    before = spec.split(" + ")[: stack.whole - 1]
+    assert stack.experts[stack.whole - 1].name == "halves"
+    assert (
+        stack.late() == ""
+        if not before
+        else stack.late().startswith(f"halves reads whole rows behind {before[0]}, which")
+    )
+
+
 def test_a_strict_expert_cannot_reach_the_next_row_or_target() -> None:
     expert = Halves()
     expert.begin(INFO)

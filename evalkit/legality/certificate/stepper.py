@@ -15,7 +15,8 @@ from evalkit.adapters.base import TOKEN_CONTEXT, Float64, Receipt, StreamInfo, T
 from evalkit.adapters.stack import Stack
 from evalkit.legality.certificate.walk import Step
 from evalkit.legality.engine.setup import Setup, is_learner
-from evalkit.models.forward import BatchRows
+from evalkit.models.reduce import reduce
+from evalkit.models.rows import Question
 from evalkit.plan import Window, owners
 
 
@@ -56,8 +57,9 @@ class Stepper:
         elif step.learn:
             self._learn(step.t)
         logits = self._feed(step)
-        p, side = BatchRows(step.t, step.t + 1, logits, self.stack.needs, self.info.groups).row(0)
-        return self.stack.row(p, side)[-1]
+        question = Question(step.t, np.empty((1, 0), dtype=np.int32), (step.t,))
+        rows = reduce(logits, question, self.stack.needs, self.info.groups)
+        return self.stack.row(rows.probed[step.t], rows.side)[-1]
 
     def book(self, token: int, row: Float64) -> float:
         """Take the target of the row; returns its cost in nats."""
