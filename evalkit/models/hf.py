@@ -141,7 +141,7 @@ class HuggingFaceModel:
         """[..., D] -> float32 logits [..., V]."""
         return self.module.get_output_embeddings()(hidden).float()
 
-    def banded(self, ids: Tensor, state: Any, window: int) -> tuple[Tensor, Any]:
+    def banded(self, ids: Tensor, owners: Tensor | None, state: Any, window: int) -> tuple[Tensor, Any]:
         """int64 [L] continuing ``state`` -> (float32 [L, V], new state); only when ``can`` has "banded".
 
         The state is the last ``window`` ids.  They are computed again in front of the new ones under a band mask, which

@@ -225,7 +225,7 @@ class Rwkv(nn.Module):
     def device(self) -> torch.device:
         return self.emb.weight.device
 
-    def hidden(self, ids: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, owners: Tensor | None = None) -> Tensor:
         """int64 [B, L] -> [B, L, W], the input of :meth:`head`; every row begins with a fresh state."""
         return self._trunk(ids, None)[0]
 
@@ -233,13 +233,13 @@ class Rwkv(nn.Module):
         """[..., W] -> logits [..., 256]."""
         return self.head_layer(hidden)
 
-    def logits(self, ids: Tensor) -> Tensor:
+    def logits(self, ids: Tensor, owners: Tensor | None = None) -> Tensor:
         """int64 [B, L] -> [B, L, 256]."""
         return self.head(self.hidden(ids))
 
     forward = logits
 
-    def banded(self, ids: Tensor, state: Any, window: int) -> tuple[Tensor, Any]:
+    def banded(self, ids: Tensor, owners: Tensor | None, state: Any, window: int) -> tuple[Tensor, Any]:
         """int64 [L] continuing ``state`` -> ([L, 256], new state).
 
         A recurrence forgets by its decays, not at a border: ``window`` is not used, and a position may depend on all

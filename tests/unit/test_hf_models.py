@@ -431,8 +431,8 @@ def test_one_layer_of_the_band_is_a_window_of_its_own(
     model = open_checkpoint(f"{save(make_llama(num_hidden_layers=1), tmp_path / 'one')}:sinks={sinks}")
     ids = torch.arange(40) * 7 % VOCAB
     with torch.no_grad():
-        got, state = model.banded(ids[:25], None, 8)
-        more, _ = model.banded(ids[25:], state, 8)
+        got, state = model.banded(ids[:25], None, None, 8)
+        more, _ = model.banded(ids[25:], None, state, 8)
         want = naive_band(model, ids, 8)
     assert torch.allclose(got, want[:25], atol=1e-4)
     assert torch.allclose(more[:, :], naive_band(model, ids[17:], 8)[8:], atol=1e-4)

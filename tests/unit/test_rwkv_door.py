@@ -125,7 +125,7 @@ def test_logits_are_those_of_the_plain_equations(door: Any, file: Path) -> None:
         np.testing.assert_allclose(whole[1], naive_logits(tensors(), LAYERS, ids[::-1]), atol=2e-4)
         rows, state = [], None
         for lo, hi in ((0, 1), (1, 3), (3, 50), (50, 70)):
-            part, state = model.banded(torch.tensor(ids[lo:hi]), state, 512)
+            part, state = model.banded(torch.tensor(ids[lo:hi]), None, state, 512)
             rows.append(part)
         np.testing.assert_allclose(torch.cat(rows), expected, atol=2e-4)
 
