@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +27,7 @@ EXAMPLES = """TARGET is one of:
                                                mine.py:MyExpert audits an adapter class there
   evalkit audit zoo:A4                         a known violation; zoo:A4:fix is its legal form, zoo:all the whole table
   evalkit audit mine.py:factory --reproduce verdict.json    ask the recorded counter-example again
+  evalkit audit --log train.log other.log      no code: do the printed figures fit each other and the text?
 
 exit code: 0 legal; 1 a violation, or inconclusive (the answer is not yes); 2 wrong input
 """
@@ -41,7 +45,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--ruleset", metavar="R", help="strict (default), readme, organizer-2026-05")
     parser.add_argument("--json", metavar="F", help="write the verdict to F; '-' prints it")
     parser.add_argument("--html", metavar="F", help="write a page with the evidence drawn")
-    parser.add_argument("--seconds", type=float, metavar="N", help="time to probe (default 120; 600 with --deep)")
+    parser.add_argument("--markdown", metavar="F", help="write twenty lines to paste into a review; '-' prints them")
+    parser.add_argument(
+        "--seconds", type=float, metavar="N", help="time for all of it, kept to one call (default 60; 600 with --deep)"
+    )
     parser.add_argument(
         "--probes",
         type=int,
@@ -63,6 +70,15 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--reproduce", metavar="PROBE", help="ask one recorded probe again: its JSON, or a verdict file"
     )
+    group = parser.add_argument_group("the figures of a log (without TARGET)")
+    group.add_argument("--log", nargs="+", type=Path, metavar="F", help="training and evaluation logs")
+    group.add_argument(
+        "--text-bytes", type=int, metavar="N", help="bytes of the scored text (default: the contest's split)"
+    )
+    group.add_argument("--text", nargs="+", type=Path, metavar="F", help="the scored text itself, to count its bytes")
+    group.add_argument(
+        "--log-patterns", type=Path, metavar="F.toml", help="more forms: patterns = ['regex with groups']"
+    )
     group = parser.add_argument_group("where the text came from (without TARGET)")
     group.add_argument("--train-manifest", nargs="+", metavar="M", help="manifests or texts of what was trained on")
     group.add_argument("--val-manifest", nargs="+", metavar="N", help="manifests or texts of what is scored")
@@ -73,7 +89,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    began = time.monotonic()
     _check(args)
+    if args.log:
+        return _logs(args)
     if args.target is None:
         return _provenance(args)
     _alone(args)
@@ -82,12 +101,17 @@ def run(args: argparse.Namespace) -> int:
     from evalkit.legality.scorer import ScorerFault
 
     try:
-        return _one(args)
+        return _one(args, began)
     except ScorerFault as fault:
         return _say(_never_started(args, fault), args)
 
 
 def _check(args: argparse.Namespace) -> None:
+    if args.json == "-" and args.markdown == "-":
+        raise InputError("--json - and --markdown - would mix on stdout; give one of them a file")
+    for flag in ("text_bytes", "text", "log_patterns"):
+        if getattr(args, flag) and not args.log:
+            raise InputError(f"--{flag.replace('_', '-')} belongs to --log FILE...")
     for flag, least in (("seconds", 0.0), ("timeout", 0.0)):
         value = getattr(args, flag)
         if value is not None and value <= least:
@@ -143,7 +167,7 @@ def _seconds(args: argparse.Namespace) -> float:
     return args.seconds or (DEEP_SECONDS if args.deep else DEFAULT_SECONDS)
 
 
-def _one(args: argparse.Namespace) -> int:
+def _one(args: argparse.Namespace, began: float) -> int:
     from evalkit.cli.opening import kind_of
     from evalkit.legality.rules import ruleset
 
@@ -156,7 +180,7 @@ def _one(args: argparse.Namespace) -> int:
     try:
         if args.reproduce:
             return _reproduce({"": target.box, "toy": target.box}, args)
-        return _say(_audit(target, args), args)
+        return _say(_audit(target, args, began), args)
     finally:
         target.box.close()
 
@@ -197,7 +221,7 @@ def _engine(args: argparse.Namespace, kind: str) -> int:
     return _say(audit_setup(setup, stream, target=args.target, **options), args)
 
 
-def _audit(target: Target, args: argparse.Namespace) -> Verdict:
+def _audit(target: Target, args: argparse.Namespace, began: float) -> Verdict:
     from evalkit.legality.effort import QUICK
     from evalkit.legality.referee import audit
     from evalkit.legality.target import read_tokens
@@ -205,17 +229,38 @@ def _audit(target: Target, args: argparse.Namespace) -> Verdict:
     tokens = target.tokens
     if args.vocab_tokens:
         tokens = read_tokens(args.vocab_tokens, target.box.facts.vocab_size)
+    seconds = _seconds(args)
     quick = target.specimen is not None and args.seconds is None and args.probes is None and not args.deep
-    return audit(
-        target.box,
-        target=target.name,
-        ruleset=args.ruleset or target.ruleset or "strict",
-        seconds=_seconds(args),
-        probes=args.probes,
-        effort=QUICK if quick else None,
-        seed=args.seed,
-        tokens=tokens,
-    )
+    with _progress(None if quick or args.probes else seconds, began) as tell:
+        return audit(
+            target.box,
+            target=target.name,
+            ruleset=args.ruleset or target.ruleset or "strict",
+            seconds=seconds,
+            probes=args.probes,
+            effort=QUICK if quick else None,
+            seed=args.seed,
+            tokens=tokens,
+            spent=min(0.5 * seconds, time.monotonic() - began),
+            tell=tell,
+        )
+
+
+@contextmanager
+def _progress(seconds: float | None, began: float) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal's stderr: the family of probes under way, and the share of the time that is gone."""
+    if not sys.stderr.isatty():
+        yield lambda family: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:32}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=seconds)
+        yield lambda family: bar.update(
+            task, description=family, completed=time.monotonic() - began if seconds else None
+        )
 
 
 def _never_started(args: argparse.Namespace, fault: Exception) -> Verdict:
@@ -224,17 +269,56 @@ def _never_started(args: argparse.Namespace, fault: Exception) -> Verdict:
     return Verdict(target=args.target, ruleset=args.ruleset or "strict", reason=str(fault), seed=args.seed)
 
 
+def _logs(args: argparse.Namespace) -> int:
+    """The figures of one log or of many; a table for many."""
+    from evalkit.legality.logs import judge, patterns_of, read_log
+    from evalkit.legality.summary import markdown, print_logs
+
+    if args.target is not None:
+        raise InputError(f"--log reads logs, without a TARGET; leave out '{args.target}'")
+    if args.text_bytes is not None and args.text_bytes < 1:
+        raise InputError(f"--text-bytes must be 1 or more, got {args.text_bytes}")
+    if args.text_bytes is not None and args.text:
+        raise InputError("give --text-bytes or --text, not both")
+    size = sum(_size(path) for path in args.text) if args.text else args.text_bytes
+    patterns = patterns_of(args.log_patterns)
+    read = [read_log(path, patterns) for path in args.log]
+    verdicts = [judge(log, text_bytes=size, rules=args.ruleset or "strict") for log in read]
+    if len(verdicts) == 1:
+        return _say(verdicts[0], args)
+    if args.html:
+        raise InputError("--html draws one verdict; give one --log, or --markdown for many")
+    _write(args.json, lambda: "[" + ",\n".join(v.to_json() for v in verdicts) + "]")
+    _write(args.markdown, lambda: "\n".join(markdown(v) for v in verdicts))
+    if "-" not in (args.json, args.markdown):
+        print_logs(list(zip(read, verdicts, strict=True)))
+    return max(v.exit_code for v in verdicts)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as fault:
+        raise InputError(f"--text {path}: {fault.strerror}; give the text that was scored, or --text-bytes N") from None
+
+
+def _write(name: str | None, text: Callable[[], str]) -> None:
+    """To a file, or to stdout for '-'; nothing without a name."""
+    if name == "-":
+        print(text())
+    elif name:
+        Path(name).write_text(text() + "\n", encoding="utf-8")
+
+
 def _say(verdict: Verdict, args: argparse.Namespace) -> int:
     from evalkit.legality.page import render
-    from evalkit.legality.summary import print_verdict
+    from evalkit.legality.summary import markdown, print_verdict
 
     if args.html:
         Path(args.html).write_text(render(verdict), encoding="utf-8")
-    if args.json and args.json != "-":
-        Path(args.json).write_text(verdict.to_json() + "\n", encoding="utf-8")
-    if args.json == "-":
-        print(verdict.to_json())
-    else:
+    _write(args.json, verdict.to_json)
+    _write(args.markdown, lambda: markdown(verdict))
+    if "-" not in (args.json, args.markdown):
         print_verdict(verdict, kept=args.json or "")
     return verdict.exit_code
 

@@ -68,6 +68,14 @@ class Cage:
     def renew(self) -> None:
         self._exchange({"renew": True}, [], self.limits.call_seconds)
 
+    def elsewhere(self, tokens: Int64) -> Float64:
+        fresh = Cage(self.target, self.limits)
+        fresh.meter = self.meter
+        try:
+            return fresh.score(tokens)
+        finally:
+            fresh.close()
+
     def close(self) -> None:
         """End the child and everything it started."""
         for fd in (self._to, self._from):
@@ -140,7 +148,7 @@ def read_said(said: Any) -> Facts:
     """The facts of a frame, checked as if the scorer were here."""
     if not isinstance(said, dict):
         raise ScorerFault("protocol", "the scorer's process did not say its facts")
-    names = ("vocab_size", "bos_id", "document_isolation", "seq_len", "precision", "stages")
+    names = ("vocab_size", "bos_id", "document_isolation", "seq_len", "max_tokens", "precision", "stages")
     named = {name: said.get(name) for name in names}
     faces = {face: print for face in FACES if face in (said.get("faces") or ())}
     return read_facts(SimpleNamespace(score=print, **named, **faces))

@@ -75,7 +75,10 @@ def serve(target: str, inbound: int, outbound: int, memory: int) -> None:
         return wire.send(
             outbound, {"fault": "load", "message": f"{target} raised {type(fault).__name__}: {fault}"[:2000]}
         )
-    facts = {name: getattr(box.facts, name) for name in ("vocab_size", "bos_id", "document_isolation", "seq_len")}
+    facts = {
+        name: getattr(box.facts, name)
+        for name in ("vocab_size", "bos_id", "document_isolation", "seq_len", "max_tokens")
+    }
     more = {"faces": sorted(box.facts.faces), "precision": box.facts.precision, "stages": list(box.facts.stages)}
     wire.send(outbound, {"facts": {**facts, **more}})
     with contextlib.suppress(wire.WireError):

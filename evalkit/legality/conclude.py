@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from evalkit.legality.effort import LEAST_FORKS
-from evalkit.legality.probes.lab import Finding, Lab
+from evalkit.legality.effort import LEAST_COLUMNS, LEAST_FORKS, LEAST_FORKS_LATIN
+from evalkit.legality.probes.lab import Finding, Fork, Lab
 from evalkit.legality.probes.mass import mean_excess
 from evalkit.legality.probes.probe import command, size
 from evalkit.legality.rules import Rule
@@ -39,7 +39,22 @@ def conclude(lab: Lab, rules: dict[str, Rule], verdict: Verdict) -> None:
         "cuts": [msgspec.to_builtins(c) for c in lab.cuts],
     }
     verdict.calls, verdict.replayed_tokens = lab.box.meter.calls, lab.box.meter.tokens
-    _apply(rules, verdict, enough=lab.full_forks >= LEAST_FORKS or (lab.withheld and lab.summed))
+    if lab.lengths.sentence():
+        verdict.notes.append(lab.lengths.sentence())
+    _apply(rules, verdict, lab)
+
+
+def _enough(lab: Lab) -> bool:
+    """Is the least power reached: sums over the vocabulary, fewer beside a Latin design, or an engine's own rows?"""
+    beside = lab.full_forks >= LEAST_FORKS_LATIN and len(lab.columns) >= LEAST_COLUMNS
+    return lab.full_forks >= LEAST_FORKS or beside or (lab.withheld and lab.summed)
+
+
+def _more(lab: Lab) -> str:
+    """What would suffice, in the units of the lab's clock."""
+    if not lab.suffices:
+        return f"give more --{lab.unit}"
+    return f"about {lab.suffices:.0f} {lab.unit} would suffice: --{lab.unit} {1.2 * lab.suffices:.0f}"
 
 
 def _set_aside(lab: Lab, verdict: Verdict) -> None:
@@ -169,8 +184,19 @@ def _power(lab: Lab) -> dict[str, Any]:
     """How much could hide: by stratum, and over random positions."""
     full = [f for f in lab.forks if f.full]
     strata = {name: sum(f.stratum == name for f in full) for name in sorted({f.stratum for f in full})}
+    families = dict.fromkeys(dict.fromkeys([c.stream for c in lab.cuts] + [f.stream for f in full]), 0)
     return {
         "confidence": 0.95,
+        "lengths": {"least": lab.lengths.least, "most": lab.lengths.most, "multiple": lab.lengths.multiple},
+        "families": {
+            name: {
+                "cuts": (n := sum(c.stream == name for c in lab.cuts)),
+                "full_forks": (m := sum(f.stream == name for f in full)),
+                "gate_fraction_causal": gate_fraction(n),
+                "gate_fraction_normalised": gate_fraction(m),
+            }
+            for name in families
+        },
         "longest_stream": max([f.length for f in lab.forks] + [c.length for c in lab.cuts], default=0),
         "normalised": {
             "forks": len(lab.forks),
@@ -197,7 +223,17 @@ def _power(lab: Lab) -> dict[str, Any]:
     }
 
 
-def _apply(rules: dict[str, Rule], verdict: Verdict, *, enough: bool) -> None:
+def _families(lab: Lab, full: list[Fork]) -> dict[str, Any]:
+    """By kind of stream: cuts, sums over the vocabulary, and what a gate may still occupy of each."""
+    found = {}
+    for name in dict.fromkeys([c.stream for c in lab.cuts] + [f.stream for f in full]):
+        cuts, forks = sum(c.stream == name for c in lab.cuts), sum(f.stream == name for f in full)
+        gates = {"gate_fraction_causal": gate_fraction(cuts), "gate_fraction_normalised": gate_fraction(forks)}
+        found[name] = {"cuts": cuts, "full_forks": forks, **gates}
+    return found
+
+
+def _apply(rules: dict[str, Rule], verdict: Verdict, lab: Lab) -> None:
     """Severities turn broken laws into the verdict; a law that was not tested makes it inconclusive."""
     results = {**verdict.laws, **verdict.ledgers}
     for name, result in results.items():
@@ -210,9 +246,11 @@ def _apply(rules: dict[str, Rule], verdict: Verdict, *, enough: bool) -> None:
         verdict.verdict = "inconclusive"
     elif any(verdict.laws[law].status == "not-tested" for law in LAWS):
         names = [law for law in LAWS if verdict.laws[law].status == "not-tested"]
-        verdict.verdict, verdict.reason = "inconclusive", f"not tested: {', '.join(names)}; give more --seconds"
-    elif not enough:
-        n = verdict.power["normalised"]["full_forks"]
-        verdict.reason = f"only {n} full sums fitted the time, {LEAST_FORKS} are asked for; give more --seconds"
+        verdict.verdict, verdict.reason = "inconclusive", f"not tested: {', '.join(names)}; {_more(lab)}"
+    elif not _enough(lab):
+        verdict.reason = (
+            f"only {lab.full_forks} full sums fitted the time, {LEAST_FORKS} are asked for "
+            f"({LEAST_FORKS_LATIN} beside a Latin design); {_more(lab)}"
+        )
     else:
         verdict.verdict = "legal"

@@ -14,7 +14,7 @@ Clock = Callable[[], float]
 
 LENGTHS = (64, 96, 128, 192, 256, 384, 512)
 LONG = (256, 512, 1024, 2048, 4096, 8192)
-DEFAULT_SECONDS = 120.0
+DEFAULT_SECONDS = 60.0
 DEEP_SECONDS = 600.0
 SCREEN_TOKENS = 32
 SMALL_VOCABULARY = 128
@@ -23,7 +23,13 @@ LEAST_LATIN, MOST_LATIN = 48, 4096
 SHORT = 16
 """Tokens of the stream on which one context is forked."""
 LEAST_FORKS = 8
-"""Sums over the whole vocabulary without which nothing is called legal."""
+"""Sums over the whole vocabulary without which nothing is called legal..."""
+LEAST_FORKS_LATIN, LEAST_COLUMNS = 2, 64
+"""...or so many beside so many columns of a Latin design, for scorers whose calls are slow."""
+SLOW_SHARE = 0.55
+"""Share of the time for full sums where fewer than the least would fit."""
+PROBING, SHRINKING = 0.8, 0.95
+"""Shares of the time after which no new question is asked, and after which no counter-example is made smaller."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,10 @@ class Effort:
     """Tokens of the streams of the Latin design, one stream a token of the vocabulary; 0: none."""
     contexts: int = 4
     """Contexts of the Latin design that are forked, on streams of SHORT tokens."""
+    own: int = 1
+    """Streams of the scorer's own liking (taste.py), beside the ordinary ones."""
+    own_cuts: int = 16
+    own_forks: int = 5
     shrink: int = 40
     """Replays spent on making a counter-example small."""
 
@@ -97,11 +107,17 @@ def measure(box: Box, rng: np.random.Generator, clock: Clock = time.perf_counter
     return Pace(max(1e-5, took[0] - 32 * per_token), per_token)
 
 
-def plan(pace: Pace, vocab_size: int, seconds: float) -> Effort:
-    """Half of the time for full sums, the rest for screens, cuts, the long stream and shrinking."""
-    length = _length(pace, vocab_size, seconds)
-    forks = _count(0.4 * seconds / pace.fork(length, vocab_size), 0, ENOUGH_FORKS)
-    long = _long(pace, vocab_size, seconds)
+def plan(pace: Pace, vocab_size: int, seconds: float, most: int = 1 << 20) -> Effort:
+    """Half of the time for full sums, the rest for screens, cuts, the long stream and the scorer's own ground.
+
+    Slow scorers get fewer streams, as long as their calls cost no more for it.  ``most``: the longest stream taken.
+    """
+    length = min(_length(pace, vocab_size, seconds), most)
+    forks = _count(0.3 * seconds / pace.fork(length, vocab_size), 0, ENOUGH_FORKS)
+    slow = forks < LEAST_FORKS
+    if slow:
+        forks = _count(SLOW_SHARE * seconds / pace.fork(length, vocab_size), 0, LEAST_FORKS)
+    long = min(_long(pace, vocab_size, seconds), most)
     screened = vocab_size > SMALL_VOCABULARY
     screens = _count(0.15 * seconds / pace.fork(length, SCREEN_TOKENS), 8, 400) if screened else 0
     return Effort(
@@ -112,8 +128,11 @@ def plan(pace: Pace, vocab_size: int, seconds: float) -> Effort:
         screens=screens,
         long_length=long,
         long_cuts=_count(0.05 * seconds / pace.of(long), 2, 32),
-        long_forks=_count(0.25 * seconds / (vocab_size * pace.of(long)), 0, 12),
-        latin_length=_latin(pace, vocab_size, 0.12 * seconds),
+        long_forks=0 if slow else _count(0.25 * seconds / (vocab_size * pace.of(long)), 0, 12),
+        latin_length=min(_latin(pace, vocab_size, 0.12 * seconds), most),
+        own=_count(0.1 * seconds / (40 * pace.of(length / 2)), 1, 3),
+        own_cuts=_count(0.04 * seconds / pace.of(length), 4, 64),
+        own_forks=_count(0.15 * seconds / pace.fork(length, vocab_size), 0, 24),
         contexts=_count(0.1 * seconds / (vocab_size * pace.of(SHORT)), 0, vocab_size),
         shrink=_count(0.1 * seconds / pace.of(length / 2), 40, 400),
     )
@@ -121,8 +140,9 @@ def plan(pace: Pace, vocab_size: int, seconds: float) -> Effort:
 
 def _length(pace: Pace, vocab_size: int, seconds: float) -> int:
     """The longest ordinary stream that still leaves room for 24 full sums; the shortest when none does."""
+    free = [n for n in LENGTHS if pace.of(n) <= 1.2 * pace.of(LENGTHS[0])]
     fits = [n for n in LENGTHS if 24 * pace.fork(n, vocab_size) <= 0.4 * seconds]
-    return max(fits, default=LENGTHS[0])
+    return max([*free, *fits], default=LENGTHS[0])
 
 
 def _long(pace: Pace, vocab_size: int, seconds: float) -> int:
@@ -131,9 +151,18 @@ def _long(pace: Pace, vocab_size: int, seconds: float) -> int:
     return max([*fits, 1024])
 
 
+def suffices(pace: Pace, vocab_size: int) -> float:
+    """Seconds whose shares (see :func:`plan`) hold the least sums, a Latin design beside them, and sixty other calls."""
+    sums = LEAST_FORKS_LATIN * pace.fork(LENGTHS[0], vocab_size) / SLOW_SHARE
+    design = 2 * vocab_size * pace.of(LENGTHS[0])
+    return (sums + design + 60 * pace.of(LENGTHS[0])) / PROBING
+
+
 def _latin(pace: Pace, vocab_size: int, seconds: float) -> int:
     """The longest streams of a Latin design that fit the time; 0 when they would be too short to say anything."""
     length = (seconds / vocab_size - pace.fixed) / max(pace.per_token, 1e-9)
+    if length < LEAST_LATIN and vocab_size * pace.of(LENGTHS[0]) <= 3 * seconds:
+        length = LENGTHS[-1] if pace.of(LENGTHS[-1]) <= 1.2 * pace.of(LENGTHS[0]) else LENGTHS[0]
     return 0 if length < LEAST_LATIN else min(int(length), MOST_LATIN)
 
 

@@ -12,7 +12,8 @@ A scorer has ``vocab_size`` and ``score(tokens)``.  Anything else is an optional
     strict(tokens) -> (rows [2], breaches [n, 5])   engine scorers: a replay with the target withheld
 
 and attributes: ``bos_id``, ``document_isolation`` (declared property), ``seq_len`` (a tail shorter than this may be
-left unbooked), ``precision`` ("bfloat16" or "float16": rounding of this size is expected).
+left unbooked), ``max_tokens`` (the longest stream it takes; 0: any), ``precision`` ("bfloat16" or "float16": rounding
+of this size is expected).
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Facts:
     faces: frozenset[str] = frozenset()
     document_isolation: bool = False
     seq_len: int = 0
+    max_tokens: int = 0
     precision: str = "float32"
     stages: tuple[str, ...] = ()
     """Names of the stages of an engine scorer."""
@@ -89,6 +91,10 @@ class Box(Protocol):
         """Throw the instance away and make a fresh one before every call from now on."""
         ...
 
+    def elsewhere(self, tokens: Int64) -> Float64:
+        """The same stream by a fresh instance, in a process of its own where the scorer has one."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -109,6 +115,7 @@ def read_facts(scorer: Any) -> Facts:
         faces=frozenset(face for face in FACES if callable(getattr(scorer, face, None))),
         document_isolation=bool(getattr(scorer, "document_isolation", False)),
         seq_len=max(0, int(getattr(scorer, "seq_len", 0) or 0)),
+        max_tokens=max(0, int(getattr(scorer, "max_tokens", 0) or 0)),
         precision=str(getattr(scorer, "precision", "float32")),
         stages=tuple(str(name)[:80] for name in getattr(scorer, "stages", ())),
     )
@@ -158,6 +165,11 @@ class LocalBox:
 
     def renew(self) -> None:
         self._always_fresh = True
+
+    def elsewhere(self, tokens: Int64) -> Float64:
+        fresh = LocalBox(self.factory)
+        fresh.meter = self.meter
+        return fresh.score(tokens)
 
     def close(self) -> None:
         """Nothing to release."""

@@ -18,7 +18,7 @@ from evalkit.legality.scorer import ScorerFault
 from evalkit.legality.verdict import Verdict
 
 HOSTILE = Path(__file__).with_name("hostile.py")
-SMALL = Effort(length=48, streams=2, cuts=8, forks=8, long_length=0, shrink=10)
+SMALL = Effort(length=48, streams=2, cuts=8, forks=8, long_length=0, latin_length=0, own=0, shrink=10)
 LIMITS = Limits(call_seconds=30.0, load_seconds=60.0, memory_bytes=2 << 30)
 """Long enough for a busy machine; only the one that hangs waits for it to pass."""
 
@@ -81,7 +81,9 @@ def test_a_small_constant_excess_is_measured() -> None:
 
 def test_state_that_survives_a_call_is_noticed_and_cleared() -> None:
     found = judge("Remembers")
-    assert found.verdict == "legal"
+    assert found.verdict == "violation"
+    assert found.violated() == {"single-pass"}
+    assert "less in the second call" in found.reason
     assert any("fresh" in note for note in found.notes)
 
 
@@ -135,7 +137,7 @@ def test_a_dead_child_is_a_fault_not_a_crash() -> None:
 def test_json_on_stdout_stays_clean(name: str, code: int, verdict: str, capfd: pytest.CaptureFixture[str]) -> None:
     import json
 
-    flags = ["--seconds", "2", "--timeout", "30", "--json", "-"]
+    flags = ["--probes", "250", "--timeout", "30", "--json", "-"]
     assert main(["audit", f"{HOSTILE}:{name}", *flags]) == code
     out, err = capfd.readouterr()
     assert json.loads(out)["verdict"] == verdict

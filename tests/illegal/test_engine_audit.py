@@ -22,7 +22,7 @@ from evalkit.legality.scorer import LocalBox
 from evalkit.plan import parse_plan
 from evalkit.testing import check_adapter
 
-SMALL = Effort(length=48, streams=3, cuts=18, forks=3, long_length=0, shrink=40)
+SMALL = Effort(length=48, streams=3, cuts=18, forks=3, long_length=0, own=0, shrink=40)
 
 
 @pytest.fixture(scope="session")

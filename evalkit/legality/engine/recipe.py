@@ -87,6 +87,7 @@ def audit_setup(
     budget, began = probes or seconds, clock()
     before = weights_digest(setup.model)
     lab = Lab(boxes[""], rng, efforts.QUICK, withheld=True)
+    lab.unit = "seconds" if probes is None else "probes"
     verdict = Verdict(target=target, ruleset=ruleset, vocab_size=setup.model.vocab_size, seed=seed)
     verdict.track = {"name": "A", "memory_tokens": setup.plan.context, "stream_tokens": stream.n_targets + 1}
     tokens = np.asarray(stream.tokens[: 1 << 20], dtype=np.int64)

@@ -18,7 +18,7 @@ from evalkit.legality.scorer import Float64, Int64
 
 def whole_stream(lab: Lab) -> None:
     """Find a pair of streams, equal but for the last eighth, whose first quarters are scored otherwise."""
-    proofs = [_far(lab, length) for length in (lab.effort.length, 2 * lab.effort.length)]
+    proofs = [_far(lab, length) for length in _lengths(lab)]
     if proofs[0] is None or proofs[1] is None:
         return
     stream, other, position, moved = proofs[1]
@@ -29,6 +29,12 @@ def whole_stream(lab: Lab) -> None:
     probe = Probe(test="suffix", tokens=pack(stream.tokens), other=pack(other), position=position)
     limit = lab.tolerance.same(10.0)
     lab.add("single-pass", probe, Outcome(value=moved, limit=limit, unit="nats", sentence=what))
+
+
+def _lengths(lab: Lab) -> tuple[int, int]:
+    """One length and twice that, as far as the scorer takes it."""
+    longer = lab.lengths.within(2 * lab.effort.length)
+    return max(8, longer // 2), longer
 
 
 def _far(lab: Lab, length: int) -> tuple[Stream, Int64, int, float] | None:

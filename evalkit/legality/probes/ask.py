@@ -8,6 +8,7 @@ from evalkit.errors import InputError
 from evalkit.legality.probes.declared import build_outcome, isolation_outcome, recall_outcome
 from evalkit.legality.probes.ledgers import bpb_outcome, bytes_outcome, coverage_outcomes
 from evalkit.legality.probes.probe import Outcome, Probe, mass_outcome, suffix_outcome, unpack
+from evalkit.legality.probes.sanity import memory_outcome
 from evalkit.legality.probes.strict import strict_outcome
 from evalkit.legality.probes.tolerance import Tolerance
 from evalkit.legality.scorer import Box, Int64
@@ -32,6 +33,8 @@ def ask(box: Box, probe: Probe, tolerance: Tolerance) -> Outcome:
     if probe.test == "strict":
         _needs(box, "strict", probe)
         return strict_outcome(box, tokens, probe.position)
+    if probe.test == "memory":
+        return memory_outcome(box, tokens, tolerance)
     if probe.test == "recall":
         return recall_outcome(box, tokens, probe.position, probe.count)
     if probe.test == "call":

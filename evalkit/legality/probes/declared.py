@@ -33,7 +33,7 @@ def check_isolation(lab: Lab) -> int:
     if not lab.box.facts.document_isolation:
         return 0
     for _ in range(4):
-        n = max(8, lab.effort.length // 2)
+        n = max(8, lab.lengths.within(lab.effort.length) // 2)
         first, second, tail = (textlike(lab.rng, lab.vocab_size, lab.bos, n).tokens for _ in range(3))
         first, second = (_without(lab, x) for x in (first, second))
         a, b = np.concatenate([first, tail]), np.concatenate([second, tail])
@@ -105,7 +105,7 @@ def check_recall(lab: Lab, given: Int64 | None) -> int:
     """Look for stretches of the caller's text that the artifact knows by heart; a finding under "provenance"."""
     if given is None or len(given) < RUN:
         return 0
-    part = given[:4096]
+    part = given[: min(4096, lab.lengths.most)]
     known, novel = known_beforehand(lab.box, part)
     hits, news = (np.convolve(x, np.ones(RUN), mode="valid") for x in (known, novel))
     start = int(np.where(news >= RUN // 3, hits / np.maximum(news, 1), 0.0).argmax())

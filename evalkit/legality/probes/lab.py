@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from evalkit.legality.effort import Clock, Effort
+from evalkit.legality.probes.lengths import Fitted, Lengths
 from evalkit.legality.probes.probe import Outcome, Probe
 from evalkit.legality.probes.streams import Stream
+from evalkit.legality.probes.taste import Taste
 from evalkit.legality.probes.tolerance import Tolerance
 from evalkit.legality.scorer import Box, Float64, Int64
 
@@ -90,6 +93,23 @@ class Lab:
     """Track A or B: see track.py."""
     first_target: int = 0
     """1 when token 0 is context only."""
+    lengths: Lengths = field(default_factory=Lengths)
+    """Streams that the scorer takes."""
+    taste: Taste = field(default_factory=Taste)
+    """What the scorer likes behind which token, as far as it was asked."""
+    unit: str = "seconds"
+    """What ``clock`` counts: seconds or probes."""
+    suffices: float = 0.0
+    """Units of ``clock`` that would suffice for the least power, by the measured pace."""
+    tell: Callable[[str], None] | None = None
+    """Hears which family of probes is under way."""
+
+    def __post_init__(self) -> None:
+        self.box = Fitted(self.box, self)
+
+    def say(self, family: str) -> None:
+        if self.tell is not None:
+            self.tell(family)
 
     @property
     def vocab_size(self) -> int:

@@ -42,12 +42,21 @@ def design(rng: np.random.Generator, vocab_size: int, bos: int, length: int) -> 
     columns, free, contexts = [np.full(vocab_size, bos)], [], _through(rng, vocab_size, length)
     while len(columns) < length:
         if rng.random() < 0.2:
-            columns.append(np.full(vocab_size, rng.integers(vocab_size)))
-        columns.append(np.full(vocab_size, next(contexts)))
+            pair = rng.choice(_extremes(vocab_size), 2) if rng.random() < 0.6 else [rng.integers(vocab_size), -1]
+            columns.append(np.full(vocab_size, pair[0]))
+            columns.append(np.full(vocab_size, pair[1] if pair[1] >= 0 else next(contexts)))
+        else:
+            columns.append(np.full(vocab_size, next(contexts)))
         free.append(len(columns))
         columns.append(rng.permutation(vocab_size))
     kept = np.array([c for c in free if c < length], dtype=np.int64)
     return Design(np.stack(columns[:length], axis=1), kept)
+
+
+def _extremes(vocab_size: int) -> Int64:
+    """The first eight ids or the last eight: in the tokenizers of the field those are the rare ones, and pairs of them
+    (rare behind rare) are met by no random stream."""
+    return np.r_[0 : min(8, vocab_size), max(0, vocab_size - 8) : vocab_size]
 
 
 def _through(rng: np.random.Generator, vocab_size: int, count: int) -> Iterator[int]:
@@ -65,6 +74,8 @@ def sweep(lab: Lab) -> None:
     if made is None or scores is None:
         return
     z = np.exp(np.minimum(scores[:, made.free], 50.0)).sum(axis=0)
+    for column in made.free.tolist():
+        lab.taste.column(int(made.streams[0, column - 1]), made.streams[:, column], scores[:, column])
     lab.columns += z.tolist()
     lab.contexts.update(made.streams[0, made.free - 1].tolist())
     lab.contexts_of = lab.vocab_size
@@ -108,12 +119,13 @@ def suspects(made: Design, z: Float64, contexts: int) -> list[tuple[int, bool]]:
     ids, group = np.unique(behind, return_inverse=True)
     means = np.bincount(group, weights=z) / np.bincount(group)
     worst = ids[np.argsort(-means, kind="stable")[:contexts]]
+    highest = made.free[np.argsort(-z, kind="stable")[: 4 if contexts else 1]].tolist()
     found = [(int(made.free[np.flatnonzero(behind == c)[0]]), True) for c in worst]
     slices = np.arange(len(z)) * SLICES // len(z)
     found += [(c, False) for c in _outstanding(made.free, z, slices)]
     for period in PERIODS:
         found += [(c, False) for c in _outstanding(made.free, z, made.free % period)]
-    return [*dict.fromkeys(found), (int(made.free[z.argmax()]), False)]
+    return list(dict.fromkeys([*[(c, False) for c in highest[:1]], *found, *[(c, False) for c in highest[1:]]]))
 
 
 def _outstanding(free: Int64, z: Float64, group: Int64) -> list[int]:
@@ -131,4 +143,4 @@ def _fork(lab: Lab, made: Design, column: int, *, short: bool) -> None:
     tokens = row[max(0, column + 1 - SHORT) if short else 0 : column + 1]
     nothing = np.full(len(tokens), -1), np.zeros(0, dtype=np.int64)
     scored = Scored(Stream("latin", tokens, *nothing), np.zeros(len(tokens)))
-    mass.fork(lab, scored, len(tokens) - 1, "latin", keep=False)
+    mass.fork(lab, scored, len(tokens) - 1, "latin" if short else "outstanding", keep=False)

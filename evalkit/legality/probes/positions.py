@@ -16,7 +16,20 @@ from evalkit.legality.probes.streams import Stream
 from evalkit.legality.probes.tolerance import moves
 from evalkit.legality.scorer import Float64, Int64
 
-STRATA = ("screened", "active", "torn", "random", "edge", "sure", "broken", "surprised", "onset", "last")
+STRATA = (
+    "screened",
+    "calm",
+    "repeated",
+    "active",
+    "torn",
+    "random",
+    "edge",
+    "sure",
+    "broken",
+    "surprised",
+    "onset",
+    "last",
+)
 
 
 def edges(length: int) -> Int64:
@@ -45,6 +58,8 @@ def strata(stream: Stream, scores: Float64, onsets: Iterable[int], rng: np.rando
     active = [int(t) for t in np.lexsort((jitter, -moved)) if moved[t] > 0]
     after = [int(t) for t in (stream.broken[:, None] + np.array([0, 1])).ravel() if t < length]
     return {
+        "calm": calm(stream, scores, rng) if stream.name.startswith("own") else [],
+        "repeated": repeated(stream.tokens),
         "active": active,
         "torn": torn(stream.tokens, rng),
         "broken": list(rng.permutation(after)),
@@ -55,6 +70,25 @@ def strata(stream: Stream, scores: Float64, onsets: Iterable[int], rng: np.rando
         "onset": [t for t in onsets if t < length],
         "last": [length - 1, length - 2, length // 2],
     }
+
+
+def calm(stream: Stream, scores: Float64, rng: np.random.Generator, window: int = 24) -> list[int]:
+    """The half of the positions behind whose last ``window`` tokens the scorer lost least, in random order."""
+    losses = np.minimum(-scores, 50.0)
+    before = np.convolve(losses, np.ones(window))[: len(losses)][:-1] if len(losses) > window else losses[:-1]
+    chosen = np.argsort(before[window - 1 :], kind="stable") + window
+    return rng.permutation(chosen[: max(1, len(chosen) // 2)]).tolist()
+
+
+def repeated(tokens: Int64) -> list[int]:
+    """Positions whose last six tokens stood together at least twice before, those that did so most often first."""
+    stream, times, found = tokens.tolist(), dict[tuple[int, ...], int](), dict[int, int]()
+    for t in range(6, len(stream)):
+        gram = tuple(stream[t - 6 : t])
+        if times.get(gram, 0) >= 2:
+            found[t] = times[gram]
+        times[gram] = times.get(gram, 0) + 1
+    return sorted(found, key=lambda t: -found[t])
 
 
 def torn(tokens: Int64, rng: np.random.Generator) -> list[int]:

@@ -29,6 +29,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     "strict"    at ``position`` an engine scorer must book what its row with the target withheld says
     "recall"    ``count`` tokens from ``position`` on must not be known beforehand
     "ledger", "bytes", "bpb"  bookings, byte counts, the claimed figure
+    "memory"    a second call of a new stream must not be cheaper than the first
     "call"      does score() answer at all?
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -11,6 +12,9 @@ from evalkit.legality.probes.ask import ask
 from evalkit.legality.probes.lab import Finding, Lab
 from evalkit.legality.probes.probe import Probe, first_difference, pack, unpack
 from evalkit.legality.scorer import Int64, ScorerFault
+
+FEW = 8
+"""Tokens of a sum that is asked again however late it is; a move of a score is, too."""
 
 
 class Budget:
@@ -32,12 +36,22 @@ class Budget:
 
 def shrink(lab: Lab, finding: Finding) -> Finding:
     """The finding with a smaller probe where one shows it, and ``confirmed`` when it was seen again on its own."""
-    if not confirm(lab, finding.probe):
+    if finding.confirmed:
+        return finding
+    deadline = lab.deadline
+    if len(finding.probe.subset or []) <= FEW:
+        lab.deadline = None
+    seen = confirm(lab, finding.probe)
+    lab.deadline = deadline
+    if not seen:
         return finding
     probe = finding.probe
-    if probe.test in ("suffix", "mass") and finding.law != "single-pass" and not lab.order:
-        probe = _smaller(lab, probe)
-    outcome = ask(lab.box, probe, lab.tolerance) if probe != finding.probe else finding.outcome
+    try:
+        if probe.test in ("suffix", "mass") and finding.law != "single-pass" and not lab.order:
+            probe = _smaller(lab, probe)
+        outcome = ask(lab.box, probe, lab.tolerance) if probe != finding.probe else finding.outcome
+    except ScorerFault:
+        return replace(finding, confirmed=True)
     return Finding(finding.law, probe, outcome, confirmed=True)
 
 

@@ -97,7 +97,8 @@ def rewrite(lab: Lab, scored: Scored, cut: int, kind: str) -> Int64:
     if kind == "truncated":
         return tokens[:cut].copy()
     if kind == "lengthened":
-        return np.concatenate([tokens[:cut], rng.integers(0, vocab, len(tokens) - cut + int(rng.integers(1, 40)))])
+        length = lab.lengths.within(len(tokens) + int(rng.integers(1, 40)))
+        return np.concatenate([tokens[:cut], rng.integers(0, vocab, max(1, length - cut))])
     after, out = scored.booked_after(cut), tokens.copy()
     if kind == "flip":
         after = after[:1]
