@@ -11,6 +11,7 @@ HERE = Path(__file__).resolve().parent
 SLOW = {
     "ablation",
     "artifact_fuzz",
+    "audit_seconds",
     "audit_unseen",
     "chaos",
     "worldsize",

@@ -49,9 +49,9 @@ def main() -> int:
     return 0 if found["right"] == found["of"] else 1
 
 
-def cpu_clock() -> Clock:
-    """CPU seconds of this process and the seconds that scorers ask to sleep, which nobody then sleeps: on a machine that
-    others use, too, the same questions are asked as on an idle one."""
+def cpu_clock(slower: float = 1.0) -> Clock:
+    """CPU seconds of this process (times ``slower``) and the seconds that scorers ask to sleep, which nobody then sleeps:
+    on a machine that others use, too, the same questions are asked as on an idle one."""
     slept = 0.0
 
     def sleep(seconds: float) -> None:
@@ -59,7 +59,7 @@ def cpu_clock() -> Clock:
         slept += seconds
 
     time.sleep = sleep
-    return lambda: time.process_time() + slept
+    return lambda: slower * time.process_time() + slept
 
 
 def _load(path: Path) -> Any:

@@ -335,7 +335,7 @@ def _reproduce(worlds: Mapping[str, Box], args: argparse.Namespace) -> int:
             raise InputError(f"--reproduce: this target has no world '{probe.world}'; it has {sorted(worlds)}")
         box = worlds[probe.world]
         try:
-            outcome = ask(box, probe, Tolerance(0.0, box.facts.precision, box.facts.vocab_size))
+            outcome = ask(_fitted(box), probe, Tolerance(0.0, box.facts.precision, box.facts.vocab_size))
         except ScorerFault as fault:
             print(f"still failing: {fault.kind}: {fault}")
             violated = True
@@ -344,6 +344,23 @@ def _reproduce(worlds: Mapping[str, Box], args: argparse.Namespace) -> int:
         print(f"{'violated' if outcome.violated else 'not seen'}: {outcome.sentence}")
         print(f"  {outcome.value:.9g} {outcome.unit}, at most {outcome.limit:.9g} is rounding")
     return 1 if violated else 0
+
+
+def _fitted(box: Box) -> Box:
+    """The box as the audit asked it: streams filled up to a length that the scorer takes."""
+    import numpy as np
+
+    from evalkit.legality.effort import QUICK
+    from evalkit.legality.probes import lengths
+    from evalkit.legality.probes.lab import Lab
+    from evalkit.legality.scorer import ScorerFault
+
+    lab = Lab(box, np.random.default_rng(0), QUICK)
+    try:
+        lab.lengths = lengths.find(lab)
+    except ScorerFault:
+        return box
+    return lab.box
 
 
 def _recorded(text: str) -> list[Any]:

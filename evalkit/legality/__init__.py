@@ -10,11 +10,12 @@ if TYPE_CHECKING:
 __all__ = ["audit"]
 
 
-def audit(scorer: Any, *, ruleset: str = "strict", seconds: float = 120.0, seed: int = 0, **options: Any) -> Verdict:
+def audit(scorer: Any, *, ruleset: str = "strict", seconds: float = 60.0, seed: int = 0, **options: Any) -> Verdict:
     """Audit a scorer object or a factory of one, in this process.
 
     A scorer has ``vocab_size`` and ``score(tokens)`` (:mod:`evalkit.legality.scorer` lists the optional faces).
-    seconds: how long to probe.  options: ``target``, ``effort``, ``tokens`` as in :func:`evalkit.legality.referee.audit`.
+    seconds: how long it may take, to one call.
+    options: ``target``, ``probes``, ``effort``, ``tokens`` as in :func:`evalkit.legality.referee.audit`.
     Raises InputError when it is no scorer; never for what its score() does.
     """
     from evalkit.errors import InputError

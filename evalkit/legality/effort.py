@@ -56,8 +56,8 @@ class Effort:
     """Contexts of the Latin design that are forked, on streams of SHORT tokens."""
     own: int = 1
     """Streams of the scorer's own liking (taste.py), beside the ordinary ones."""
-    own_cuts: int = 16
-    own_forks: int = 5
+    own_cuts: int = 10
+    own_forks: int = 3
     shrink: int = 40
     """Replays spent on making a counter-example small."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evalkit.cli.main import main
 from evalkit.legality.effort import LENGTHS, LONG, Effort, Pace, plan, suffices
 from evalkit.legality.probes import latin, lengths, taste
 from evalkit.legality.probes.lab import Lab
@@ -118,6 +120,16 @@ def test_a_limit_is_no_fault(unseen: ModuleType, name: str) -> None:
     found = audit(LocalBox(getattr(unseen, name)), probes=2500)
     assert found.verdict == "legal", found.reason
     assert any("the scorer takes" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("name", ["BlocksOnly", "Remembers"])
+def test_evidence_is_shown_again_by_its_command(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = tmp_path / "v.json"
+    assert main(["audit", f"{UNSEEN}:{name}", "--probes", "200", "--json", str(kept)]) == 1
+    evidence = json.loads(kept.read_text())["evidence"]
+    capsys.readouterr()
+    assert main(["audit", f"{UNSEEN}:{name}", "--reproduce", str(kept)]) == 1
+    assert capsys.readouterr().out.count("violated:") == len(evidence)
 
 
 def test_memory_is_told_from_noise(unseen: ModuleType) -> None:

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from evalkit.legality.effort import QUICK, Effort
+from evalkit.legality.effort import DEFAULT_SECONDS, QUICK, Effort
 from evalkit.legality.referee import audit
 from evalkit.legality.target import open_target
 from evalkit.legality.verdict import Verdict
@@ -30,7 +30,9 @@ def right(specimen: Specimen, expected: str, verdict: Verdict) -> bool:
     return verdict.verdict == "violation" and expected in found and found <= {expected, *specimen.also}
 
 
-def examine(name: str, *, seed: int = 0, effort: Effort | None = QUICK, seconds: float = 120.0) -> tuple[Row, Verdict]:
+def examine(
+    name: str, *, seed: int = 0, effort: Effort | None = QUICK, seconds: float = DEFAULT_SECONDS
+) -> tuple[Row, Verdict]:
     """Audit one target of the zoo, with its own ruleset."""
     target = open_target(f"zoo:{name}")
     assert target.specimen is not None
@@ -69,7 +71,7 @@ def sweep(
     rows = []
     for name in names or every_target(own=True):
         effort = QUICK if seconds is None else None
-        row, _ = examine(name, seed=seed, effort=effort, seconds=seconds or 120.0)
+        row, _ = examine(name, seed=seed, effort=effort, seconds=seconds or DEFAULT_SECONDS)
         rows.append(row)
         if tell is not None:
             tell(f"{name:8s} {row['found']:12s} {','.join(row['laws']):40s} {row['seconds']:6.2f} s")
