@@ -116,7 +116,7 @@ def run_folder(checkpoint: Path, text: Path, tmp_path_factory: pytest.TempPathFa
 
 def verdict_of(folder: Path, tmp_path: Path, *more: str) -> tuple[int, dict]:
     path = tmp_path / "verdict.json"
-    code = main(["audit", str(folder), "--probes", "240", "--json", str(path), *more])
+    code = main(["audit", str(folder), "--probes", "450", "--json", str(path), *more])
     return code, json.loads(path.read_text())
 
 
