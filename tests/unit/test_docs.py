@@ -108,7 +108,7 @@ def test_without_arguments_it_greets_with_commands_that_exist(capsys) -> None:
     assert {words[1] for words in lines} <= set(VERBS)
 
 
-def test_the_tables_of_strangers_checkpoints_are_the_result_file() -> None:
+def test_the_tables_of_strangers_and_of_the_harness_are_the_result_files() -> None:
     found = json.loads((RESULTS / "strangers.json").read_text(encoding="utf-8"))
 
     def cells(page: Path, name: str) -> list[list[str]]:
@@ -116,6 +116,10 @@ def test_the_tables_of_strangers_checkpoints_are_the_result_file() -> None:
         assert shown is not None, name
         return [[c.strip(" `") for c in line.split("|")[1:-1]] for line in shown.group(1).splitlines()[2:]]
 
+    harness = json.loads((RESULTS / "lm_eval.json").read_text(encoding="utf-8"))["rows"]
+    assert cells(DOCS / "lm-eval.md", "rolling") == [
+        [row["name"], f"{row['nats']:.3f}", f"{row['seconds']:.1f}", f"{row['ratio']:.2f}"] for row in harness
+    ]
     pairs = {"throughput": ""} | {
         name: f"{pair['delta_bpb']:+.4f} ({pair['ci95'][0]:+.4f} .. {pair['ci95'][1]:+.4f})"
         for name, pair in found["throughput against"].items()
