@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalkit.errors import InputError, LegalityError
+from evalkit.errors import LegalityError
 
 if TYPE_CHECKING:
     from evalkit.legality.effort import Effort
@@ -30,6 +30,7 @@ def check_adapter(adapter: Any, *, seed: int = 0, effort: Effort | None = None) 
     """
     import numpy as np
 
+    from evalkit.adapters.base import clock_of
     from evalkit.legality.effort import Effort
     from evalkit.legality.engine.resume import worst_after_resume
     from evalkit.legality.engine.setup import EngineScorer, stream_of
@@ -38,10 +39,7 @@ def check_adapter(adapter: Any, *, seed: int = 0, effort: Effort | None = None) 
     from evalkit.legality.referee import audit
     from evalkit.legality.scorer import LocalBox
 
-    if not (hasattr(adapter, "row") or hasattr(adapter, "attach")):
-        raise InputError(
-            f"{type(adapter).__name__} is neither an expert (row, observe) nor a learner (attach, observe)"
-        )
+    clock_of(type(adapter))
     setup = toy_setup([adapter])
     plan = effort or Effort(length=64, streams=4, cuts=48, forks=12, long_length=160, long_cuts=4, long_forks=1)
     verdict = audit(LocalBox(lambda: EngineScorer(setup)), target=adapter.name, effort=plan, seed=seed)

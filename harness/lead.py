@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evalkit.adapters.base import Learner, Needs, Receipt, StreamInfo
+from evalkit.adapters.base import Learner, LearnerProxy, Needs, Receipt, StreamInfo
 from evalkit.errors import EvalkitError
 from evalkit.harness.faults import RankFailed, breaks_a_line
 from evalkit.harness.job import Job
@@ -35,7 +35,7 @@ class Lead:
 
     def wrap(self, adapters: Sequence[Any]) -> list[Any]:
         """Learners become shared ones; experts stay: they live on rank 0 alone."""
-        return [self._shared(a) if isinstance(a, Learner) and not hasattr(a, "row") else a for a in adapters]
+        return [self._shared(a) if isinstance(a, Learner) else a for a in adapters]
 
     @property
     def ties_ranks(self) -> bool:
@@ -81,30 +81,20 @@ class Lead:
         self.lines.farewell()
 
 
-class SharedLearner:
+class SharedLearner(LearnerProxy):
     """A learner that does on every rank what it does on this one: the same receipts, in the same order."""
 
     def __init__(self, learner: Learner, index: int, lead: Lead) -> None:
-        self.name: str = learner.name
-        self.settings: Any = learner.settings
-        self._learner, self._index, self._lead = learner, index, lead
-        if hasattr(learner, "ranks"):
-            learner.ranks = lead.job.ranks()  # pyright: ignore[reportAttributeAccessIssue]
-        elif lead.job.size > 1:
+        super().__init__(learner)
+        self._index, self._lead = index, lead
+        if not learner.share(lead.job.ranks()) and lead.job.size > 1:
             say(f"adapter {learner.name} does not share its steps: every rank trains the whole chunk")
-
-    def __getattr__(self, name: str) -> Any:
-        """What else the loop reads of a learner (chunk_tokens, notes)."""
-        return getattr(self.__dict__["_learner"], name)
-
-    def attach(self, model: Any, info: StreamInfo) -> Any:
-        return self._learner.attach(model, info)
 
     def observe(self, receipt: Receipt) -> None:
         arrays = {"tokens": receipt.tokens, "nats": receipt.nats, "context": receipt.context}
         self._lead.lines.tell("observe", arrays, learner=self._index, lo=receipt.lo)
         try:
-            self._learner.observe(receipt)
+            self.inner.observe(receipt)
         except EvalkitError:
             raise
         except RuntimeError as fault:
@@ -118,7 +108,7 @@ class SharedLearner:
 
     def snapshot(self) -> bytes:
         """Our state, after all ranks showed that theirs is the same."""
-        state = self._learner.snapshot()
+        state = self.inner.snapshot()
         mine = state_digest(state)
         for rank in self._lead.lines.peers:
             other = self._lead.lines.ask(rank, "digest", learner=self._index).values["digest"]
@@ -131,20 +121,13 @@ class SharedLearner:
 
     def restore(self, state: bytes) -> None:
         self._lead.lines.tell("restore", {"state": np.frombuffer(state, dtype=np.uint8)}, learner=self._index)
-        self._learner.restore(state)
+        self.inner.restore(state)
 
     def shed(self, work: str) -> str:
         """Do less of some work from now on, on every rank."""
-        learner: Any = self._learner
-        change = learner.shed(work)
+        change = self.inner.shed(work)
         self._lead.lines.tell("shed", learner=self._index, work=work)
         return change
-
-    def detach(self) -> None:
-        self._learner.detach()
-
-    def state_bytes(self) -> int:
-        return self._learner.state_bytes()
 
 
 def say(text: str) -> None:

@@ -73,12 +73,6 @@ class GroupRanks:
         everyone = self._all(n, padded, like)
         return [flat[:size].view(shape) for flat, size, shape in zip(everyone, sizes, shapes, strict=True)]
 
-    def decide(self, value: float) -> float:
-        number = torch.tensor([float(value)], dtype=torch.float64, device=self._device)
-        with self._counted(number):
-            dist.broadcast(number, src=0)
-        return float(number[0])
-
     @contextmanager
     def _counted(self, tensor: Tensor) -> Iterator[None]:
         """Calls, bytes and seconds; on a GPU the seconds are those of the launch alone."""

@@ -89,8 +89,7 @@ class Server:
         plan = msgspec.convert(v["plan"], PLANS[v["plan_name"]])
         models = [model]
         for learner in self._learners:
-            if hasattr(learner, "ranks"):
-                learner.ranks = self.job.ranks()  # pyright: ignore[reportAttributeAccessIssue]
+            learner.share(self.job.ranks())
             models.append(learner.attach(models[-1], info))
         sweeps = [(models[index], msgspec.convert(needs, Needs)) for index, needs in v["sweeps"]]
         batch = v["batch_tokens"]
@@ -128,8 +127,7 @@ class Server:
         self._ledgers.pop(message.values["learner"], None)
 
     def _shed(self, message: Message) -> None:
-        shed: Any = self._learners[message.values["learner"]]
-        shed.shed(message.values["work"])
+        self._learners[message.values["learner"]].shed(message.values["work"])
 
     def _digest(self, message: Message) -> None:
         state = self._learners[message.values["learner"]].snapshot()

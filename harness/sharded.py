@@ -199,7 +199,7 @@ class ShardedForward:
         self._crew.restore(self._sweep, state)
 
     def ranks(self) -> list[dict[str, Any]]:
-        """For run.json, one entry a rank: device, threads, peak memory, units computed, busy seconds."""
+        """One entry a rank: device, threads, peak memory, units computed, busy seconds."""
         return self._crew.stats()
 
     def tracks(self) -> dict[int, list[tuple[str, float, float]]]:

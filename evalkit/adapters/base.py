@@ -18,6 +18,8 @@ Shape legend: n targets of a chunk, K candidate ids per target, V vocabulary, H 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -25,9 +27,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from evalkit.errors import LegalityError
+from evalkit.errors import EvalkitError, InputError, LegalityError
 
 if TYPE_CHECKING:
+    from evalkit.adapters.learners.ranks import Ranks
     from evalkit.models.base import Model
     from evalkit.stream.corpus import Corpus, Overlap
     from evalkit.stream.stream import Stream
@@ -280,27 +283,118 @@ class EndsRows(Protocol):
         ...
 
 
-@runtime_checkable
-class Learner(Protocol):
-    """Reshapes the model, on the chunk clock."""
+class Learner(ABC):
+    """Reshapes the model, on the chunk clock.  Base class of every learner; what has a default may be left alone."""
 
     name: ClassVar[str]
-    settings: Any
+    settings: Any = Settings()
+    sheds: tuple[str, ...] = ()
+    """Work that a budget may take away; see :meth:`shed`."""
+    lanes: int = 0
+    """Documents that learn side by side, each with a state of its own; 0: one state for the stream."""
+    batched: bool = False
+    """With lanes: documents share forward calls, so that the last digits of a row move with its neighbours."""
 
+    @property
+    def chunk_tokens(self) -> int:
+        """Targets between two updates: the engine's chunks are no longer.  0: whatever the engine does."""
+        return 0
+
+    @property
+    def period(self) -> int:
+        """Targets after which the work of learning repeats, for forecasts.  0: at every receipt."""
+        return 0
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader of the result must know about these settings."""
+        return ()
+
+    @abstractmethod
     def attach(self, model: Model, info: StreamInfo) -> Model:
         """Return the model to score with (may be the same object); remember how to undo it."""
-        ...
 
+    def share(self, ranks: Ranks) -> bool:
+        """Before :meth:`attach`: train together with other ranks.  False (default): each rank trains the whole chunk."""
+        return False
+
+    @abstractmethod
     def observe(self, receipt: Receipt) -> None:
         """Train on a booked chunk."""
-        ...
 
-    def snapshot(self) -> bytes: ...
+    def shed(self, work: str) -> str:
+        """Do less of ``work`` from now on; returns what changed.  EvalkitError when it is not among ``sheds``."""
+        raise EvalkitError(f"{self.name} cannot do less of '{work}'")
 
-    def restore(self, state: bytes) -> None: ...
+    @abstractmethod
+    def snapshot(self) -> bytes:
+        """Everything that decides later scores."""
 
+    @abstractmethod
+    def restore(self, state: bytes) -> None:
+        """After :meth:`attach`: be as when the snapshot was taken, to the bit."""
+
+    @abstractmethod
     def detach(self) -> None:
         """Leave the user's model as it was before attach()."""
-        ...
 
-    def state_bytes(self) -> int: ...
+    @abstractmethod
+    def state_bytes(self) -> int:
+        """Memory held now, in bytes."""
+
+
+class LearnerProxy(Learner):
+    """A learner that stands before another one and does what it does; subclasses add to some of it."""
+
+    def __init__(self, inner: Learner) -> None:
+        self.inner = inner
+        self.name: str = inner.name  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.settings, self.sheds, self.lanes = inner.settings, inner.sheds, inner.lanes
+        self.batched = inner.batched
+
+    @property
+    def chunk_tokens(self) -> int:
+        return self.inner.chunk_tokens
+
+    @property
+    def period(self) -> int:
+        return self.inner.period
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self.inner.notes
+
+    def attach(self, model: Model, info: StreamInfo) -> Model:
+        return self.inner.attach(model, info)
+
+    def share(self, ranks: Ranks) -> bool:
+        return self.inner.share(ranks)
+
+    def observe(self, receipt: Receipt) -> None:
+        self.inner.observe(receipt)
+
+    def shed(self, work: str) -> str:
+        return self.inner.shed(work)
+
+    def snapshot(self) -> bytes:
+        return self.inner.snapshot()
+
+    def restore(self, state: bytes) -> None:
+        self.inner.restore(state)
+
+    def detach(self) -> None:
+        self.inner.detach()
+
+    def state_bytes(self) -> int:
+        return self.inner.state_bytes()
+
+
+def clock_of(kind: type) -> str:
+    """ "token" for an expert's class, "chunk" for a learner's.  InputError when it is neither."""
+    if issubclass(kind, Learner):
+        return "chunk"
+    if callable(getattr(kind, "row", None)):
+        return "token"
+    raise InputError(
+        f"{kind.__name__} is neither an expert (row, observe) nor a learner (a subclass of evalkit.adapters.base.Learner)"
+    )

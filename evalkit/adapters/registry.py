@@ -1,8 +1,8 @@
 """Which adapters are there, and how does a name on the command line become one?
 
 Built-ins, entry points of group ``evalkit.adapters``, ``package.module:Class`` and ``file.py:Class`` come in by the same
-path.  A class says what it is by its methods (``row``: an expert on the token clock; ``attach``: a learner on the chunk
-clock) and names its settings struct as ``Settings``; without one it takes no settings.
+path.  A class with ``row`` is an expert on the token clock, a subclass of Learner a learner on the chunk clock.  It names
+its settings struct as ``Settings``; without one it takes no settings.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from evalkit.adapters.base import clock_of
 from evalkit.errors import InputError, nearest
 from evalkit.settings import make_settings, split_spec
 
@@ -80,9 +81,8 @@ def describe(name: str | None = None) -> list[dict[str, Any]]:
 
 
 def _row(name: str, kind: type) -> dict[str, Any]:
-    clock = "token" if hasattr(kind, "row") else "chunk"
     summary = (inspect.getdoc(kind) or "").split("\n")[0]
-    return {"name": name, "clock": clock, "summary": summary, "settings": _settings_rows(kind)}
+    return {"name": name, "clock": clock_of(kind), "summary": summary, "settings": _settings_rows(kind)}
 
 
 def _settings_rows(kind: type) -> list[dict[str, Any]]:
@@ -117,10 +117,13 @@ def _import(target: str, name: str) -> type:
     if not isinstance(kind, type):
         classes = [k for k, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
         raise InputError(f"adapter {name}: {where} has no class '{attribute}'{nearest(attribute, classes)}")
-    if not (hasattr(kind, "row") or hasattr(kind, "attach")):
-        raise InputError(
-            f"adapter {name}: {attribute} is neither an expert (row, observe) nor a learner (attach, observe)"
-        )
+    try:
+        clock_of(kind)
+    except InputError as fault:
+        raise InputError(f"adapter {name}: {fault}") from None
+    if inspect.isabstract(kind):
+        missing = ", ".join(sorted(kind.__abstractmethods__))
+        raise InputError(f"adapter {name}: the learner {attribute} does not define {missing}")
     return kind
 
 

@@ -13,7 +13,9 @@ from evalkit.budget.costs import CostModel, Watch, fit
 from evalkit.errors import InputError
 from evalkit.plan import Plan
 from evalkit.scoring.guard import Deadline
-from evalkit.scoring.score import ScoreOptions, score
+from evalkit.scoring.result import RunRecord
+from evalkit.scoring.run import ScoreOptions, families
+from evalkit.scoring.score import score
 
 SHARE = 0.05
 """Of the stream, when nobody says how much."""
@@ -26,7 +28,7 @@ class Calibration:
     """``model``: the fitted costs.  ``around``: seconds outside the loop (start, totals, files), by their growth."""
 
     model: CostModel
-    run: dict[str, Any]
+    run: RunRecord
     seconds: float
     around_fixed: float
     around_document: float
@@ -67,7 +69,7 @@ def calibrate(
                 model, head, make_adapters(), plan, out=kept, options=replace(options, budget_seconds=None),
                 on_chunk=watch.chunk, guard=guard,
             )  # fmt: skip
-            around.append((result.run["documents"], time.perf_counter() - start - result.run["seconds"]["wall"]))
+            around.append((result.record.documents, time.perf_counter() - start - result.record.seconds["wall"]))
     costs = watch.costs(result.spans)
     if not costs:
         raise InputError(
@@ -77,10 +79,9 @@ def calibrate(
     (d0, a0), (d1, a1) = around
     per_document = max(0.0, (a1 - a0) / (d1 - d0)) if d1 > d0 else 0.0
     fixed = max(0.0, a1 - per_document * d1)
-    return Calibration(fit(costs, period), result.run, time.perf_counter() - began, fixed, per_document)
+    return Calibration(fit(costs, period), result.record, time.perf_counter() - began, fixed, per_document)
 
 
 def _period(adapters: Sequence[Any], chunk_tokens: int) -> int:
     """Targets after which the work of the learners repeats; 1 without a learner."""
-    periods = [a.period or chunk_tokens for a in adapters if hasattr(a, "period")]
-    return math.lcm(*periods)
+    return math.lcm(*(learner.period or chunk_tokens for learner in families(adapters)[0]))

@@ -38,7 +38,7 @@ class Shedding(Deadline):
                 raise InputError(
                     f"shed '{entry}': only learners can be shed, and none is called '{owner}'{_known(owner, names)}"
                 )
-            able = [getattr(x, "sheds", ()) for x in learners if x.name == owner]
+            able = [x.sheds for x in learners if x.name == owner]
             if dot and any(work not in works for works in able):
                 offers = sorted({w for works in able for w in works})
                 raise InputError(f"shed '{entry}': {owner} cannot do less of '{work}'{_known(work, offers)}")

@@ -60,7 +60,8 @@ def _runs(recipe: Any, out: Path | None) -> tuple[Any, list[tuple[str, Any]]]:
     from evalkit.adapters.registry import make_adapter
     from evalkit.cli.progress import Progress
     from evalkit.cli.session import open_parts, say
-    from evalkit.scoring.score import ScoreOptions, score, settled
+    from evalkit.scoring.run import settled
+    from evalkit.scoring.score import ScoreOptions, score
 
     run = recipe.run
     model, stream, plan, adapters = open_parts(recipe)

@@ -209,9 +209,10 @@ def _engine(args: argparse.Namespace, kind: str) -> int:
     """A recipe, or a run with its record."""
     from evalkit.cli.opening import open_recipe, open_run
     from evalkit.legality.engine.recipe import audit_setup, worlds
-    from evalkit.legality.engine.run import read_run, run_checks
+    from evalkit.legality.engine.run import run_checks
+    from evalkit.scoring.result import RunRecord
 
-    run = read_run(Path(args.target)) if kind == "run" else None
+    run = RunRecord.read(Path(args.target)) if kind == "run" else None
     setup, stream = open_recipe(args.target) if run is None else open_run(run, args.tokenizer)
     if args.reproduce:
         return _reproduce(worlds(setup), args)

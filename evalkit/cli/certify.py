@@ -148,12 +148,12 @@ def _decode(args: argparse.Namespace) -> int:
 
 def _warn(manifest: Any, setup: Any) -> None:
     """Other code or another machine may compute other last digits: say so before it shows."""
-    from evalkit.scoring.environment import code_fingerprint, environment
+    from evalkit.scoring.environment import environment
 
     here = environment(str(setup.model.device))
     differs = [k for k in ("processor", "threads", "device_name") if here.get(k) != manifest.environment.get(k)]
     differs += ["torch"] if here["packages"].get("torch") != manifest.environment["packages"].get("torch") else []
-    differs += ["evalkit's code"] if code_fingerprint() != manifest.fingerprint.get("code") else []
+    differs += ["evalkit's code"] if setup.code_fingerprint() != manifest.fingerprint.get("code") else []
     if differs:
         print(f"other than at the encoder: {', '.join(differs)}; the decoder may part from it", file=sys.stderr)
 

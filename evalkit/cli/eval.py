@@ -142,14 +142,14 @@ def finish(result: Any, args: argparse.Namespace) -> int:
         print_result(result)
         if args.json:
             Path(args.json).write_text(json.dumps(result.run, indent=2) + "\n", encoding="utf-8")
-    budget = result.run["budget"]
-    for cut in budget["shed"]:
+    budget = result.record.budget
+    for cut in budget.shed:
         where = f"from target {cut['from_target']:,} on"
         print(f"evalkit: to keep the budget, {cut['work']}: {cut['change']} {where}", file=sys.stderr)
     if not result.complete:
-        booked = result.run["totals"]["targets"]
-        signalled = budget["stopped"] == "signal"
-        who = "SIGTERM" if signalled else f"the budget of {budget['seconds']:g} s"
+        booked = result.record.totals.targets
+        signalled = budget.stopped == "signal"
+        who = "SIGTERM" if signalled else f"the budget of {budget.seconds:g} s"
         further = "run it again with the same --out to go on" if result.folder else "without --out nothing is kept"
         print(f"evalkit: {who} stopped the run after {booked:,} targets; {further}", file=sys.stderr)
         return 0 if signalled else 1

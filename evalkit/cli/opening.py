@@ -11,6 +11,7 @@ from evalkit.errors import InputError
 
 if TYPE_CHECKING:
     from evalkit.legality.engine.setup import Setup
+    from evalkit.scoring.result import RunRecord
     from evalkit.stream import Stream
 
 DEFAULT = "default"
@@ -47,12 +48,12 @@ def open_recipe(target: str) -> tuple[Setup, Stream]:
     return open_resolved(read_recipe(Path(target)))
 
 
-def open_run(run: dict[str, Any], tokenizer: str | None = None) -> tuple[Setup, Stream]:
+def open_run(run: RunRecord, tokenizer: str | None = None) -> tuple[Setup, Stream]:
     """Model, adapters and text of a run, from the settings kept in run.json.
 
     ``tokenizer``: where it lies, when neither the checkpoint carries it nor its name is a path from here.
     """
-    said = run["settings"]
+    said = run.settings
     bundled = said.get("checkpoint") in (None, "bundled")
     settings = RunSettings(
         checkpoint=None if bundled else said["checkpoint"],
@@ -66,7 +67,7 @@ def open_run(run: dict[str, Any], tokenizer: str | None = None) -> tuple[Setup, 
         batch_tokens=said["batch_tokens"],
         seed=said["seed"],
         device=said.get("device") or "auto",
-        threads=run["fingerprint"].get("threads"),
+        threads=run.fingerprint.get("threads"),
     )
     names = [{k: v for k, v in a.items() if v is not None} for a in said["adapters"]]
     return open_resolved(Recipe(run=settings, adapters=[(a.pop("adapter"), a) for a in names]))
@@ -89,13 +90,13 @@ def open_resolved(recipe: Recipe) -> tuple[Setup, Stream]:
     """Model, adapters, plan and text of a resolved recipe."""
     from evalkit.cli.session import open_parts
     from evalkit.legality.engine.setup import Setup
-    from evalkit.scoring.score import default_plan
+    from evalkit.scoring.run import ScoreOptions, settled
 
     _calm()
     run = recipe.run
     run.text = run.text or [str(ASSETS / "sample.jsonl.xz")]
     model, stream, plan, adapters = open_parts(recipe)
-    plan = plan or default_plan(model, run.chunk_tokens)
+    plan = settled(model, plan, adapters, ScoreOptions(chunk_tokens=run.chunk_tokens))[1]
     setup = Setup(model, stream.tokenizer, tuple(adapters), plan, run.chunk_tokens, run.batch_tokens, run.seed)
     return setup, stream
 

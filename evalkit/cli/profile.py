@@ -68,7 +68,7 @@ def _profile(args: argparse.Namespace, target: Any) -> dict[str, Any]:
     from evalkit.budget.work import count_work, input_tokens, shape_of
     from evalkit.cli.session import open_parts, say
     from evalkit.models.device import device_name, threads
-    from evalkit.scoring.score import ScoreOptions, chunked, default_plan
+    from evalkit.scoring.run import ScoreOptions, families, settled
 
     recipe = resolve(args)
     if recipe.run.nproc > 1 and recipe.run.threads is None:
@@ -76,13 +76,9 @@ def _profile(args: argparse.Namespace, target: Any) -> dict[str, Any]:
 
         recipe.run.threads = threads_wanted(recipe.run.nproc)
     model, stream, plan, adapters = open_parts(recipe)
-    learners = [a for a in adapters if not hasattr(a, "row")]
-    settings = recipe.run
-    options = chunked(
-        ScoreOptions(chunk_tokens=settings.chunk_tokens, batch_tokens=settings.batch_tokens, seed=settings.seed),
-        learners,
-    )
-    plan = plan or default_plan(model, options.chunk_tokens)
+    learners, settings = families(adapters)[0], recipe.run
+    options = ScoreOptions(chunk_tokens=settings.chunk_tokens, batch_tokens=settings.batch_tokens, seed=settings.seed)
+    options, plan = settled(model, plan, adapters, options)
     say(f"calibrating on the head of {stream.n_targets:,} targets, at most {args.seconds:g} s")
     calibration = calibrate(
         model,
@@ -134,8 +130,8 @@ def _report(
             "noise": calibration.model.noise,
             "device": subject.device_name or subject.device,
             "threads": subject.threads,
-            "peak_memory_bytes": calibration.run["peak_memory_bytes"],
-            "state_bytes": calibration.run["state_bytes"],
+            "peak_memory_bytes": calibration.run.peak_memory_bytes,
+            "state_bytes": calibration.run.state_bytes,
         },
         "stages": profile.stage_rows(subject),
         "around_seconds": calibration.around(len(stream.doc_start)),

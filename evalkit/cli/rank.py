@@ -88,10 +88,11 @@ def _lead(args: argparse.Namespace, asked: Callable[[], bool]) -> int:
     finally:
         lead.close()
         job.close()
-    if result.run["budget"]["stopped"] == "signal" and os.environ.get(LAUNCHED):
-        note_stop(result.run["totals"]["targets"])  # the launcher knows who was asked, and speaks
+    stopped = result.record.budget.stopped == "signal"
+    if stopped and os.environ.get(LAUNCHED):
+        note_stop(result.record.totals.targets)  # the launcher knows who was asked, and speaks
         return 0
-    if result.run["budget"]["stopped"] == "signal" and lead.lines.lost is not None:
+    if stopped and lead.lines.lost is not None:
         raise EvalkitError(GONE.format(lead.lines.lost))
     return finish(result, args)
 
@@ -115,11 +116,12 @@ def _serve_until_stopped(args: argparse.Namespace) -> int:
     from evalkit.adapters.registry import make_adapter
     from evalkit.harness.serve import Server
     from evalkit.models.registry import open_checkpoint
+    from evalkit.scoring.run import families
 
     recipe = resolve(args)
     job = _job(recipe, args.out)
     adapters = [make_adapter(name, raw) for name, raw in recipe.adapters]
-    learners = [a for a in adapters if not hasattr(a, "row")]
+    learners = families(adapters)[0]
     code = Server(
         job, lambda: open_checkpoint(recipe.run.checkpoint, device=job.device, trust_causal=True), learners
     ).serve()

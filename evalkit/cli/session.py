@@ -142,7 +142,8 @@ def execute(
     from evalkit.cli.progress import Progress
     from evalkit.models.hf import HuggingFaceModel
     from evalkit.report.trackers.tracker import open_trackers
-    from evalkit.scoring.score import ScoreOptions, run_folder, score
+    from evalkit.scoring.run import ScoreOptions, run_folder
+    from evalkit.scoring.score import score
 
     run_folder(out)  # refuse a folder that cannot be written before the model is opened
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from evalkit.adapters.base import Learner
 from evalkit.legality import wire
 from evalkit.legality.scorer import LocalBox, ScorerFault
 
@@ -43,8 +44,9 @@ def scorer_factory(target: str) -> Callable[[], Any]:
     """The factory; an adapter class (it has no ``vocab_size``) becomes a factory of the adapter on the toy model."""
     factory = load_factory(target)
     expert = all(hasattr(factory, method) for method in ("begin", "row", "observe"))
-    learner = all(hasattr(factory, method) for method in ("attach", "observe"))
-    if not isinstance(factory, type) or hasattr(factory, "vocab_size") or not (expert or learner):
+    if not isinstance(factory, type) or hasattr(factory, "vocab_size"):
+        return factory
+    if not expert and not issubclass(factory, Learner):
         return factory
     import torch
 

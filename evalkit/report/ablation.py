@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from evalkit.report.svg import bar_plot
@@ -45,9 +46,9 @@ def ablation(full: Any, without: Sequence[tuple[str, Any]], seed: int = 0) -> di
         )
     return {
         "schema": SCHEMA,
-        "settings": full.run["settings"],
-        "totals": full.run["totals"],
-        "documents": full.run["documents"],
+        "settings": full.record.settings,
+        "totals": msgspec.to_builtins(full.record.totals),
+        "documents": full.record.documents,
         "full": {"bpb": full.bpb, "base_bpb": full.base_bpb, "seconds": _seconds(full)},
         "rows": rows,
     }
@@ -63,7 +64,7 @@ def _verdict(interval: tuple[float, float] | None) -> str:
 
 def _seconds(result: Any) -> float:
     """Wall seconds of the run, without the passes that score the base beside learners."""
-    seconds = result.run["seconds"]
+    seconds = result.record.seconds
     return seconds["wall"] - seconds.get("base", 0.0)
 
 

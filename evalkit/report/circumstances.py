@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from evalkit.report.elements import cut, details, facts, note, table
 from evalkit.report.svg import bar_plot
+from evalkit.scoring.result import RunRecord
 
 
-def seconds(run: dict[str, Any]) -> str:
+def seconds(run: RunRecord) -> str:
     """Spans by verb, longest first, and the rest of the wall time."""
-    spans = {k: v for k, v in run["seconds"].items() if k != "wall"}
-    wall, named = run["seconds"]["wall"], sum(spans.values())
+    spans = {k: v for k, v in run.seconds.items() if k != "wall"}
+    wall, named = run.seconds["wall"], sum(spans.values())
     if wall > named:
         spans["not in a span"] = wall - named
     spans = dict(sorted(spans.items(), key=lambda pair: -pair[1]))
@@ -21,14 +24,13 @@ def seconds(run: dict[str, Any]) -> str:
     return bar_plot(list(spans), list(spans.values()), "seconds") + note(told) + _budget(run) + _ranks(run)
 
 
-def _budget(run: dict[str, Any]) -> str:
-    budget = run.get("budget") or {}
-    return facts({"budget": budget}) if budget.get("seconds") is not None else ""
+def _budget(run: RunRecord) -> str:
+    return facts({"budget": msgspec.to_builtins(run.budget)}) if run.budget.seconds is not None else ""
 
 
-def _ranks(run: dict[str, Any]) -> str:
+def _ranks(run: RunRecord) -> str:
     """One row a rank, when there were several."""
-    ranks = run.get("ranks") or []
+    ranks = run.ranks or []
     head = list(dict.fromkeys(key for rank in ranks for key in rank))
     return table(head, [[_short(rank.get(key)) for key in head] for rank in ranks]) if head else ""
 
@@ -37,9 +39,9 @@ def _short(value: Any) -> str:
     return f"{value:,.6g}" if isinstance(value, float) else str(value)
 
 
-def verdicts(run: dict[str, Any]) -> str:
+def verdicts(run: RunRecord) -> str:
     """The sentinel, then whatever else judged the run, then the run's own notes."""
-    found = dict(run["verdicts"])
+    found = dict(run.verdicts)
     sentinel = found.pop("sentinel", {})
     parts = [_sentinel(sentinel)]
     for name, verdict in found.items():
@@ -48,7 +50,7 @@ def verdicts(run: dict[str, Any]) -> str:
         parts.append(f'<p class="{kind}">{cut(name)}: {cut(str(word))}</p>')
         if isinstance(verdict, dict):
             parts.append(details(f"{name} in full", facts(verdict)))
-    return "".join(parts) + "".join(f"<p>{cut(str(text))}</p>" for text in run.get("notes", []))
+    return "".join(parts) + "".join(f"<p>{cut(str(text))}</p>" for text in run.notes)
 
 
 def _sentinel(found: dict[str, Any]) -> str:
@@ -62,13 +64,13 @@ def _sentinel(found: dict[str, Any]) -> str:
     )
 
 
-def settings(run: dict[str, Any]) -> str:
+def settings(run: RunRecord) -> str:
     """Settings in the open; fingerprints folded."""
-    return facts(run["settings"]) + details("Fingerprints", facts(run["fingerprint"]))
+    return facts(run.settings) + details("Fingerprints", facts(run.fingerprint))
 
 
-def environment(run: dict[str, Any]) -> str:
+def environment(run: RunRecord) -> str:
     """Machine, versions, memory."""
-    memory = {"peak_memory": run["peak_memory_bytes"], **run.get("state_bytes", {})}
+    memory = {"peak_memory": run.peak_memory_bytes, **run.state_bytes}
     rows = [[name.replace("_", " "), f"{size / 2**20:,.1f} MiB"] for name, size in memory.items()]
-    return facts(run["environment"]) + table(["memory", ""], rows)
+    return facts(run.environment) + table(["memory", ""], rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,11 @@ import numpy as np
 
 from evalkit.errors import InputError
 from evalkit.report.elements import flat
-from evalkit.scoring.result import SCHEMA, read_documents
+from evalkit.scoring.result import RunRecord, read_documents
 from evalkit.scoring.statistics import paired_interval
 from evalkit.units import LN2, bits_per_byte, total_nats
 
 COLUMNS = ("document", "name", "bytes", "targets", "nats", "nats_base")
-READ = {"fingerprint": ("text", "tokenizer", "model"), "totals": ("targets", "bytes"), "settings": ("plan",)}
 FEW_DOCUMENTS = 10
 """Below it a bootstrap interval is known to be too narrow."""
 SEED_SPREAD, GAIN_SPREAD = "0.00058", "0.000086"
@@ -33,33 +31,24 @@ class Run:
     """run.json and the document columns of a run directory."""
 
     folder: Path
-    run: dict[str, Any]
+    run: RunRecord
     documents: dict[str, list[Any]]
 
     @property
     def tokenizer(self) -> str:
-        return self.run["fingerprint"]["tokenizer"]
+        return self.run.fingerprint["tokenizer"]
 
 
 def read_run(folder: Path) -> Run:
     """InputError when the folder holds no run, one of a later format, or one that booked nothing."""
-    path = folder / "run.json"
-    if not path.is_file():
-        raise InputError(f"{folder}: no run.json there; give the --out folder of a finished 'evalkit eval'")
+    run = RunRecord.read(folder)
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        schema = run["schema"]
         documents = {name: list(column) for name, column in read_documents(folder).items()}
-        _ = [run[part][key] for part, keys in READ.items() for key in keys], run["complete"], run["bytes_from"]
     except (ValueError, OSError, KeyError, TypeError) as fault:
         raise InputError(
-            f"{folder}: the run cannot be read ({type(fault).__name__}: {fault}); score it again into another --out"
+            f"{folder}: the run's documents cannot be read ({type(fault).__name__}: {fault}); score it again into another --out"
         ) from None
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise InputError(
-            f"{folder}: run.json has schema {schema}, this evalkit reads up to {SCHEMA}; install a newer one"
-        )
-    if not documents or not run["totals"]["bytes"]:
+    if not documents or not run.totals.bytes:
         raise InputError(f"{folder}: the run booked no byte, so there is nothing to compare")
     missing = [name for name in COLUMNS if name not in documents]
     if missing:
@@ -72,14 +61,14 @@ def differences(a: Run, b: Run) -> list[str]:
     found, one, two = list[str](), a.run, b.run
     if a.tokenizer != b.tokenizer:
         found.append("tokenizer")
-    elif one["fingerprint"]["text"] != two["fingerprint"]["text"]:
+    elif one.fingerprint["text"] != two.fingerprint["text"]:
         found.append("text")
-    if one["settings"]["plan"] != two["settings"]["plan"]:
-        found.append(f"plan ({_words(one['settings']['plan'])} against {_words(two['settings']['plan'])})")
-    if one["totals"]["targets"] != two["totals"]["targets"]:
-        found.append(f"targets ({one['totals']['targets']:,} against {two['totals']['targets']:,})")
-    if one["bytes_from"] != two["bytes_from"]:
-        found.append(f"where bytes come from ({one['bytes_from']} against {two['bytes_from']})")
+    if one.settings["plan"] != two.settings["plan"]:
+        found.append(f"plan ({_words(one.settings['plan'])} against {_words(two.settings['plan'])})")
+    if one.totals.targets != two.totals.targets:
+        found.append(f"targets ({one.totals.targets:,} against {two.totals.targets:,})")
+    if one.bytes_from != two.bytes_from:
+        found.append(f"where bytes come from ({one.bytes_from} against {two.bytes_from})")
     return found
 
 
@@ -161,7 +150,7 @@ def _side(run: Run, column: str, rows: list[int], total: int) -> dict[str, Any]:
         "run": str(run.folder),
         "bpb": bits_per_byte(nats, total),
         "nats_per_token": nats / targets,
-        "complete": run.run["complete"],
+        "complete": run.run.complete,
     }
 
 
@@ -174,28 +163,28 @@ def changed_settings(a: Run, b: Run) -> list[list[str]]:
     if _stack(a) != _stack(b):
         one, two = ({k: v for k, v in found.items() if not k.startswith("adapters")} for found in (one, two))
         one["stack"], two["stack"] = _stack(a), _stack(b)
-    if a.run["fingerprint"]["model"] != b.run["fingerprint"]["model"]:
+    if a.run.fingerprint["model"] != b.run.fingerprint["model"]:
         one["model"], two["model"] = _model(a), _model(b)
     return [[k, one.get(k, "-"), two.get(k, "-")] for k in {**one, **two} if one.get(k) != two.get(k)]
 
 
 def _told(run: Run) -> dict[str, Any]:
-    return {k: v for k, v in run.run["settings"].items() if k not in CALLING}
+    return {k: v for k, v in run.run.settings.items() if k not in CALLING}
 
 
 def _stack(run: Run) -> str:
-    return " + ".join(["base", *(str(a.get("adapter")) for a in run.run["settings"].get("adapters", []))])
+    return " + ".join(["base", *(str(a.get("adapter")) for a in run.run.settings.get("adapters", []))])
 
 
 def _model(run: Run) -> str:
-    return f"{run.run['settings'].get('checkpoint', '')} ({run.run['fingerprint']['model'][:8]})".strip()
+    return f"{run.run.settings.get('checkpoint', '')} ({run.run.fingerprint['model'][:8]})".strip()
 
 
 def _notes(a: Run, b: Run, documents: int) -> list[str]:
-    found = [f"{r.folder} is incomplete: its run was stopped early" for r in (a, b) if not r.run["complete"]]
+    found = [f"{r.folder} is incomplete: its run was stopped early" for r in (a, b) if not r.run.complete]
     if 1 < documents < FEW_DOCUMENTS:
         found.append(f"{documents} documents are few: the interval is narrower than it should be")
-    if a.run["fingerprint"]["model"] != b.run["fingerprint"]["model"]:
+    if a.run.fingerprint["model"] != b.run.fingerprint["model"]:
         found.append(
             f"two checkpoints: training seeds alone move a final score by {SEED_SPREAD} BPB (1 sd), which the interval "
             "does not know; compare several seeds"

@@ -12,7 +12,7 @@ from evalkit.report.digest import digest
 from evalkit.report.elements import cut, note, section
 from evalkit.report.reliability import reliability
 from evalkit.report.stages import activity, along, contributions
-from evalkit.scoring.result import Result
+from evalkit.scoring.result import Result, RunRecord
 
 STYLE = """
 body{font:15px/1.5 system-ui,"Segoe UI","DejaVu Sans",sans-serif;color:#1b1b1b;background:#fff;max-width:860px;
@@ -46,10 +46,8 @@ def write_report(result: Result, stream: Any) -> Path:
 
 def render(result: Result, stream: Any) -> str:
     """The page as a string."""
-    run = result.run
-    title = (
-        f"evalkit: {run['totals']['bpb']:.4f} BPB" if run["totals"]["bpb"] is not None else "evalkit: nothing booked"
-    )
+    run = result.record
+    title = f"evalkit: {run.totals.bpb:.4f} BPB" if run.totals.bpb is not None else "evalkit: nothing booked"
     body = "".join(
         [
             _summary(result),
@@ -70,15 +68,15 @@ def render(result: Result, stream: Any) -> str:
 
 def _scored(result: Result, stream: Any) -> list[str]:
     """Sections that need at least one byte; those below the first three need the scores of single targets too."""
-    if result.run["totals"]["bpb"] is None:
+    if result.record.totals.bpb is None:
         return []
     found, many = digest(result, stream), len(result.stage_names) > 1
     parts = [section("What each stage adds", contributions(result))]
     kept = note("Scores of single targets were not kept (scores.f64), so the page has no more to say here.")
     parts.append(section("Along the stream", along(result, found) if found else kept))
-    parts.append(section("Calibration", reliability(result.run)))
+    parts.append(section("Calibration", reliability(result.record)))
     if many:
-        parts.append(section("By document length", by_length(result.documents, result.run["settings"]["seed"])))
+        parts.append(section("By document length", by_length(result.documents, result.record.settings["seed"])))
         parts.append(section("Documents that gained most, and least", by_document(result, list(stream.doc_names))))
     if found:
         parts.append(section("By class of token", by_class(found)))
@@ -87,23 +85,23 @@ def _scored(result: Result, stream: Any) -> list[str]:
 
 
 def _summary(result: Result) -> str:
-    run, totals = result.run, result.run["totals"]
-    state = "" if run["complete"] else f'<p class="bad">{_incomplete(run)}</p>'
-    if totals["bpb"] is None:
+    run, totals = result.record, result.record.totals
+    state = "" if run.complete else f'<p class="bad">{_incomplete(run)}</p>'
+    if totals.bpb is None or totals.base_bpb is None:
         return f"<h1>evalkit run</h1>{state}<p>No byte was scored, so there is no rate to report.</p>"
-    stack = " + ".join(["base", *(s["adapter"] for s in run["stages"])])
-    ranks = "1 rank" if run["world_size"] == 1 else f"{run['world_size']} ranks"
-    gain = f" &nbsp; base {totals['base_bpb']:.4f} &nbsp; difference {totals['bpb'] - totals['base_bpb']:+.4f}"
+    stack = " + ".join(["base", *(s.adapter for s in run.stages)])
+    ranks = "1 rank" if run.world_size == 1 else f"{run.world_size} ranks"
+    gain = f" &nbsp; base {totals.base_bpb:.4f} &nbsp; difference {totals.bpb - totals.base_bpb:+.4f}"
     return (
-        f'<h1>evalkit run</h1>{state}<p><span class="big">{totals["bpb"]:.4f}</span> bits per byte'
-        f"{gain if run['stages'] else ''}</p><p>{cut(stack)}</p>"
-        f'<p class="dim">{totals["targets"]:,} targets, {totals["bytes"]:,} bytes (from the {cut(run["bytes_from"])}), '
-        f"{run['documents']:,} documents; plan {cut(run['settings']['plan']['name'])}; "
-        f"{run['seconds']['wall']:.1f} s on {cut(run['environment']['device'])}, {ranks}</p>"
+        f'<h1>evalkit run</h1>{state}<p><span class="big">{totals.bpb:.4f}</span> bits per byte'
+        f"{gain if run.stages else ''}</p><p>{cut(stack)}</p>"
+        f'<p class="dim">{totals.targets:,} targets, {totals.bytes:,} bytes (from the {cut(run.bytes_from)}), '
+        f"{run.documents:,} documents; plan {cut(run.settings['plan']['name'])}; "
+        f"{run.seconds['wall']:.1f} s on {cut(run.environment['device'])}, {ranks}</p>"
     )
 
 
-def _incomplete(run: dict[str, Any]) -> str:
-    last = run.get("coverage", {}).get("targets", [0, 0])[1] - 1
+def _incomplete(run: RunRecord) -> str:
+    last = run.coverage.targets[1] - 1
     whole = f" of {last:,}" if last > 0 else ""
-    return f"Incomplete: {run['totals']['targets']:,}{whole} targets were booked when the run was stopped."
+    return f"Incomplete: {run.totals.targets:,}{whole} targets were booked when the run was stopped."

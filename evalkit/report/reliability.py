@@ -7,6 +7,7 @@ from typing import Any
 
 from evalkit.report.elements import note, table
 from evalkit.report.svg import Points, ratio_plot
+from evalkit.scoring.result import RunRecord
 
 Z = 1.96
 FEW_ROWS = 100
@@ -16,14 +17,14 @@ LEAST_EXPECTED = 1.0
 """A band is drawn when at least this many targets should fall into it."""
 
 
-def reliability(run: dict[str, Any]) -> str:
+def reliability(run: RunRecord) -> str:
     """Plot of model and last stage, table of the last stage."""
-    sentinel = run["verdicts"].get("sentinel", {})
+    sentinel = run.verdicts.get("sentinel", {})
     found = sentinel.get("calibration")
     if not found:
         return ""
     first, last = found["stages"][0], found["stages"][-1]
-    name = "base" if len(found["stages"]) == len(run["stages"]) + 1 else "adapted model"
+    name = "base" if len(found["stages"]) == len(run.stages) + 1 else "adapted model"
     chosen = [(name, first)] if len(found["stages"]) == 1 else [(name, first), ("adapted", last)]
     clouds = [_points(n, s) for n, s in chosen]
     plot = ratio_plot(clouds, "probability told", "came true / should have", MOST)

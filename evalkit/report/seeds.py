@@ -57,7 +57,7 @@ def _check_distinct(folders: list[Path]) -> None:
     seen: dict[Any, Path] = {}
     for folder in folders:
         run = read_run(folder).run
-        key = (run["fingerprint"]["model"], run["settings"].get("seed"))
+        key = (run.fingerprint["model"], run.settings["seed"])
         if key in seen:
             raise InputError(
                 f"{seen[key]} and {folder} have the same model and seed {key[1]}: they are one run, not two seeds"

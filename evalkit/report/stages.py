@@ -17,16 +17,16 @@ def stage_labels(result: Result) -> list[str]:
 
 def contributions(result: Result) -> str:
     """Table and bars of the steps in BPB."""
-    stages, base = result.run["stages"], result.run["totals"]["base_bpb"]
-    if not stages:
+    stages, base = result.record.stages, result.record.totals.base_bpb
+    if not stages or base is None:
         return note("The base alone: no adapters.") if base is not None else ""
     names = stage_labels(result)[1:]
     rows = [["base", f"{base:.5f}", "", "", ""]]
     for name, stage in zip(names, stages, strict=True):
-        to_base = signed(stage["bpb"] - base, 5)
-        rows.append([name, f"{stage['bpb']:.5f}", signed(stage["delta_bpb"], 5), interval(stage["ci95"]), to_base])
+        to_base = signed(stage.bpb - base, 5)
+        rows.append([name, f"{stage.bpb:.5f}", signed(stage.delta_bpb, 5), interval(stage.ci95), to_base])
     head = ["stage", "BPB", "step", "95 % interval of the step", "to base"]
-    steps, spans = [s["delta_bpb"] for s in stages], [s["ci95"] for s in stages]
+    steps, spans = [s.delta_bpb for s in stages], [s.ci95 for s in stages]
     plot = bar_plot(names, steps, "step in BPB (less is better)", spans, signed=True)
     return table(head, rows) + plot + note("Intervals: bootstrap over documents, each stage against the one before it.")
 

@@ -6,13 +6,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from evalkit.scoring.result import RunRecord
+
 HEAD = ("stack", "BPB", "step", "95 % interval", "to base")
 
 
 def print_result(result: Any, file: TextIO | None = None) -> None:
     """The table and two lines under it, on stdout or ``file``."""
     out: TextIO = file if file is not None else sys.stdout
-    rows = table_rows(result.run)
+    rows = table_rows(result.record)
     if out.isatty():
         _rich(rows, out)
     else:
@@ -21,31 +23,31 @@ def print_result(result: Any, file: TextIO | None = None) -> None:
     out.flush()
 
 
-def table_rows(run: dict[str, Any]) -> list[tuple[str, ...]]:
+def table_rows(run: RunRecord) -> list[tuple[str, ...]]:
     """Base and every stage: name, BPB, step to the stage before it, its interval, difference to the base."""
-    base = run["totals"]["base_bpb"]
+    base = run.totals.base_bpb
     rows = [("base", _bpb(base), "", "", "")]
-    for stage in run["stages"]:
-        span = stage["ci95"]
+    for stage in run.stages:
+        span = stage.ci95
         interval = f"{span[0]:+.4f} .. {span[1]:+.4f}" if span else "one document"
-        to_base = f"{stage['bpb'] - base:+.4f}"
-        rows.append((f"+ {stage['adapter']}", _bpb(stage["bpb"]), f"{stage['delta_bpb']:+.4f}", interval, to_base))
+        to_base = f"{stage.bpb - base:+.4f}" if base is not None else ""
+        rows.append((f"+ {stage.adapter}", _bpb(stage.bpb), f"{stage.delta_bpb:+.4f}", interval, to_base))
     return rows
 
 
 def summary_lines(result: Any) -> list[str]:
     """What was scored and in what time; what the reader must know; where it is kept."""
-    run, seconds = result.run, result.run["seconds"]
+    run, seconds = result.record, result.record.seconds
     experts = seconds.get("experts", 0.0) + seconds.get("propose", 0.0)
     spent = [("forward", seconds.get("forward", 0.0)), ("experts", experts), ("base", seconds.get("base", 0.0))]
     spent.append(("learners", sum(v for k, v in seconds.items() if k.startswith("observe/"))))
     parts = ", ".join(f"{name} {value:.1f}" for name, value in spent if value or name in ("forward", "experts"))
-    totals, count = run["totals"], run["documents"]
+    totals, count = run.totals, run.documents
     lines = [
-        f"{totals['targets']:,} targets, {totals['bytes']:,} bytes, {count:,} {'document' if count == 1 else 'documents'}"
-        f"  |  plan {run['settings']['plan']['name']}  |  {seconds['wall']:.1f} s ({parts})"
+        f"{totals.targets:,} targets, {totals.bytes:,} bytes, {count:,} {'document' if count == 1 else 'documents'}"
+        f"  |  plan {run.settings['plan']['name']}  |  {seconds['wall']:.1f} s ({parts})"
     ]
-    lines += [f"note: {text}" for text in run.get("notes", [])]
+    lines += [f"note: {text}" for text in run.notes]
     return [*lines, f"kept in {result.folder}"] if result.folder is not None else lines
 
 

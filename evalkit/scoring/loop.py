@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -27,9 +27,10 @@ from evalkit.plan import Chunk
 from evalkit.scoring.guard import Guard
 from evalkit.scoring.journal import Journal
 from evalkit.scoring.ledger import BookedChunk, Ledger
-from evalkit.scoring.scores import ScoreFile
+from evalkit.scoring.run import Run
 from evalkit.scoring.sentinel import Sentinel
 from evalkit.scoring.state import Snapshot, load_snapshot, save_snapshot
+from evalkit.stream import Stream
 
 SNAPSHOT_SECONDS = 1.0
 """Least seconds between two snapshots."""
@@ -68,21 +69,29 @@ class Spans:
         self.events.append((verb, begin - self.origin, end - self.origin))
 
 
+class Scores(Protocol):
+    """Where the scores of single targets go."""
+
+    def append(self, nats: Float64, /) -> None:
+        """nats float64 [S+1, n] of the chunk just booked."""
+        ...
+
+
 @dataclass
 class Loop:
     """Everything a run is made of.  ``folder`` None: nothing is kept on disk."""
 
-    stream: Any
+    stream: Stream
     forward: Forward
     stack: Stack
     learners: list[Learner]
     ledger: Ledger
     sentinel: Sentinel
     before: list[Forward] = field(default_factory=list)
-    """Forward passes of the model as it was before each learner: stages in front of the stack's own."""
+    """Of the model as it was before each learner: stages in front of the stack's own."""
     spans: Spans = field(default_factory=Spans)
     journal: Journal | None = None
-    scores: ScoreFile | None = None
+    scores: Scores | None = None
     folder: Path | None = None
     on_chunk: Callable[[BookedChunk], None] = lambda booked: None
     guard: Guard = field(default_factory=Guard)
@@ -93,7 +102,29 @@ class Loop:
     def __post_init__(self) -> None:
         self.forward.ask = self._ask
 
-    def run(self, chunks: Iterable[Chunk], booked: list[BookedChunk]) -> bool:
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        sentinel: Sentinel,
+        guard: Guard | None = None,
+        journal: Journal | None = None,
+        scores: Scores | None = None,
+        folder: Path | None = None,
+        on_chunk: Callable[[BookedChunk], None] = lambda booked: None,
+    ) -> Loop:
+        """The loop over an assembled run."""
+        made = (run.stream, run.forward, run.stack, run.learners, run.ledger, sentinel, run.before)
+        return cls(*made, Spans(), journal, scores, folder, on_chunk, guard or Guard())
+
+    def tracks(self) -> dict[tuple[int, str], list[tuple[str, float, float]]]:
+        """The loop's verbs, and the forward of each rank where ranks share it, on one clock."""
+        found = {(0, "loop"): self.spans.events}
+        for rank, events in self.forward.tracks().items():
+            found[rank, "forward"] = [(v, a - self.spans.epoch, b - self.spans.epoch) for v, a, b in events]
+        return found
+
+    def run(self, chunks: Iterable[Chunk], booked: Sequence[BookedChunk]) -> bool:
         """Score what is not in ``booked`` yet.  True when every chunk is booked, False when it was stopped."""
         if booked and booked[-1].hi == self.stream.n_targets + 1:
             self.ledger.readmit(booked, self.stream.tokens)
@@ -210,7 +241,7 @@ class Loop:
         self._saved_at = time.perf_counter()
         self._save_cost = self._saved_at - now
 
-    def _resume(self, booked: list[BookedChunk]) -> int:
+    def _resume(self, booked: Sequence[BookedChunk]) -> int:
         """Restore the newest snapshot; returns the index of the first chunk to run (some may be replayed)."""
         self._saved_at = time.perf_counter()
         found = load_snapshot(self.folder / "state", len(booked) - 1) if self.folder and booked else None

@@ -165,7 +165,7 @@ def test_a_folder_without_a_run_is_refused(evalkit, tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda run: run.update(schema=2), "schema 2, this evalkit reads up to 1"),
-        (lambda run: run.pop("totals"), "cannot be read (KeyError: 'totals')"),
+        (lambda run: run.pop("totals"), "cannot be read (Object missing required field `totals`)"),
         (lambda run: run["totals"].update(bytes=0), "booked no byte"),
         (lambda run: run["fingerprint"].update(tokenizer="x"), "differ in tokenizer"),
         (lambda run: run.update(bytes_from="tokenizer"), "where bytes come from (text against tokenizer)"),

@@ -66,14 +66,6 @@ class ThreadRanks:
     def gather(self, n: int, compute: Any, shapes: Any) -> list[Any]:
         return [part.clone() for part in self._all(n, compute)]
 
-    def decide(self, value: float) -> float:
-        if self.rank == 0:
-            self._board[-1] = value
-        self._barrier.wait(60)
-        found = self._board[-1]
-        self._barrier.wait(60)
-        return found
-
 
 class StillPulse:
     place = ""

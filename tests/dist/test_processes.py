@@ -168,8 +168,10 @@ def test_a_rank_that_dies_is_started_again(checkpoint: Path, text: Path, tmp_pat
 LEARNER = """
 import os
 
-class Greedy:
-    name, settings = "greedy", {}
+from evalkit.adapters.base import Learner
+
+class Greedy(Learner):
+    name = "greedy"
     def attach(self, model, info):
         return model
     def observe(self, receipt):

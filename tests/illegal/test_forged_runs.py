@@ -8,15 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from evalkit.cli.main import main
 from evalkit.cli.opening import open_run
-from evalkit.legality.engine.run import read_run, run_checks
+from evalkit.legality.engine.run import run_checks
 from evalkit.legality.verdict import Check
 from evalkit.scoring.journal import decode_line, encode_line
 from evalkit.scoring.ledger import score_digest
+from evalkit.scoring.result import RunRecord
 
 STAGES = 2
 
@@ -101,14 +103,15 @@ def everything(folder: Path) -> None:
     edit_journal(folder, 2, forge)
     _, chunks, _ = read_journal(folder / "journal.jsonl")
     table = DocumentTable.from_chunks(chunks, STAGES)
-    rows = stage_rows(table, [{}], 0)
-    edit_run(folder, lambda run: (run["totals"].update(sums(table)), run["stages"][0].update(rows[0])))
+    new, stages = msgspec.to_builtins(sums(table)), msgspec.to_builtins(stage_rows(table, [("ppm", {})], 0))
+    step = {k: stages[0][k] for k in ("bpb", "delta_bpb", "ci95")}
+    edit_run(folder, lambda run: (run["totals"].update(new), run["stages"][0].update(step)))
     names = [str(n) for n in _names(folder)]
     write_documents(folder, document_columns(table, ("model", "ppm"), names))
 
 
 def _names(folder: Path) -> tuple[str, ...]:
-    return open_run(read_run(folder), "byte")[1].doc_names
+    return open_run(RunRecord.read(folder), "byte")[1].doc_names
 
 
 def dropped(folder: Path) -> None:
@@ -153,7 +156,7 @@ def documents(folder: Path) -> None:
 
 
 def checks_of(folder: Path) -> list[Check]:
-    run = read_run(folder)
+    run = RunRecord.read(folder)
     return run_checks(folder, run, *open_run(run, "byte"))
 
 

@@ -145,12 +145,12 @@ def test_words_of_what_was_booked(n_targets: int, words: int) -> None:
 
 
 def test_a_perplexity_beyond_any_number_is_null() -> None:
-    from evalkit.scoring.result import perplexities
+    from evalkit.scoring.result import Totals, perplexities
 
-    found = perplexities({"targets": 10, "base_nats": 5000.0, "nats": 50.0, "base_bpb": 3.0, "bpb": 0.1}, 2)
+    found = perplexities(Totals(targets=10, bytes=9, base_nats=5000.0, nats=50.0, base_bpb=3.0, bpb=0.1), 2)
     assert found["base"] == {"token": pytest.approx(math.exp(500)), "word": None, "byte": pytest.approx(8)}
     assert found["stack"]["word"] == pytest.approx(math.exp(25))
-    assert perplexities({"targets": 1, "base_nats": 1.0, "nats": 1.0, "base_bpb": None, "bpb": None}, 0)["base"] == {
+    assert perplexities(Totals(targets=1, bytes=0, base_nats=1.0, nats=1.0, base_bpb=None, bpb=None), 0)["base"] == {
         "token": pytest.approx(math.e),
         "word": None,
         "byte": None,

@@ -19,7 +19,7 @@ from evalkit.report.elements import distinct, flat
 from evalkit.report.html import render, write_report
 from evalkit.scoring.calibration import Calibration
 from evalkit.scoring.ledger import Ledger
-from evalkit.scoring.result import DocumentTable, Result, stage_rows, totals
+from evalkit.scoring.result import Budget, Coverage, DocumentTable, Result, RunRecord, stage_rows, totals
 from evalkit.stream import Stream, open_tokenizer
 from evalkit.units import LN2
 from tests.twins.digest import digest_naive
@@ -92,22 +92,22 @@ def make(
     for _ in range(20):
         for s in range(len(stages)):
             counts.add(s, draw.dirichlet(np.full(260, 0.1)), int(draw.integers(260)))
-    run = {
-        "settings": {"plan": {"name": "banded", "window": 512}, "seed": 0, "adapters": described, "text": list(names)},
-        "fingerprint": {"model": "ab" * 32},
-        "world_size": 1,
-        "complete": True,
-        "totals": totals(table),
-        "stages": stage_rows(table, described, 0),
-        "bytes_from": "text",
-        "documents": len(lengths),
-        "notes": ["a <b>note</b>"],
-        "seconds": {"forward": 1.5, "experts": 0.25, "wall": 2.0},
-        "peak_memory_bytes": 1 << 28,
-        "state_bytes": {"experts": 1 << 20},
-        "verdicts": {"sentinel": {"on": True, "rows": 20, "worst": 1e-15, "calibration": counts.as_dict()}},
-        "environment": {"python": "3.11", "device": "cpu", "packages": {"torch": None}},
-    }
+    run = RunRecord(
+        schema=1,
+        settings={"plan": {"name": "banded", "window": 512}, "seed": 0, "adapters": described, "text": list(names)},
+        fingerprint={"model": "ab" * 32},
+        complete=True,
+        totals=totals(table),
+        stages=stage_rows(table, [(a, {}) for a in adapters], 0),
+        bytes_from="text",
+        documents=len(lengths),
+        notes=["a <b>note</b>"],
+        seconds={"forward": 1.5, "experts": 0.25, "wall": 2.0},
+        peak_memory_bytes=1 << 28,
+        state_bytes={"experts": 1 << 20},
+        verdicts={"sentinel": {"on": True, "rows": 20, "worst": 1e-15, "calibration": counts.as_dict()}},
+        environment={"python": "3.11", "device": "cpu", "packages": {"torch": None}},
+    )
     if folder is not None and keep:
         (folder / "scores.f64").write_bytes(np.ascontiguousarray(nats.T, dtype="<f8").tobytes())
     return Result(run, table, folder, stages), stream
@@ -196,10 +196,11 @@ def test_without_scores_of_targets(tmp_path: Path) -> None:
 def test_a_run_that_booked_nothing(tmp_path: Path) -> None:
     result, stream = make(tmp_path, [10])
     none = DocumentTable.from_chunks([], 2)
-    result.run |= {"totals": totals(none), "stages": [], "complete": False, "documents": 0}
-    result.run["coverage"] = {"booked": [[1, 1]], "targets": [1, 11]}
-    result.run["verdicts"] = {"sentinel": {"on": True, "rows": 0, "worst": 0.0}}
-    page = checked(Result(result.run, none, tmp_path, result.stage_names), stream)
+    run = result.record
+    run.totals, run.stages, run.complete, run.documents = totals(none), [], False, 0
+    run.coverage = Coverage(booked=[[1, 1]], targets=[1, 11])
+    run.verdicts = {"sentinel": {"on": True, "rows": 0, "worst": 0.0}}
+    page = checked(Result(run, none, tmp_path, result.stage_names), stream)
     assert "0 of 10 targets were booked" in page.text
     assert "No byte was scored" in page.text
 
@@ -211,9 +212,9 @@ def test_a_run_whose_documents_have_no_bytes(tmp_path: Path) -> None:
 
 def test_switched_off_sentinel_ranks_budget_and_other_verdicts_are_shown(tmp_path: Path) -> None:
     result, stream = make(tmp_path, [30, 40])
-    result.run["verdicts"] = {"sentinel": {"on": False}, "audit": {"verdict": "violation", "laws": {"causal": "no"}}}
-    result.run["ranks"] = [{"rank": 0, "busy": 1.25}, {"rank": 1, "busy": 1.5, "device": "<cpu>"}]
-    result.run["budget"] = {"seconds": 60.0, "policy": "stop", "shed": []}
+    result.record.verdicts = {"sentinel": {"on": False}, "audit": {"verdict": "violation", "laws": {"causal": "no"}}}
+    result.record.ranks = [{"rank": 0, "busy": 1.25}, {"rank": 1, "busy": 1.5, "device": "<cpu>"}]
+    result.record.budget = Budget(seconds=60.0, policy="stop")
     page = checked(result, stream)
     assert "no row was checked" in page.text
     assert "audit: violation" in page.text

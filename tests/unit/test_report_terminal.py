@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from evalkit.report.terminal import plain_table, print_result
+from evalkit.scoring.result import DocumentTable, Result, RunRecord, Stage, Totals
 
 
 class Terminal(io.StringIO):
@@ -18,18 +18,22 @@ class Terminal(io.StringIO):
 
 def result(folder: Any = None, **change: Any) -> Any:
     stages = [
-        {"adapter": "ppm", "bpb": 2.36253, "delta_bpb": -0.27247, "ci95": [-0.32, -0.196]},
-        {"adapter": "a[bold]b", "bpb": 2.4, "delta_bpb": 0.03747, "ci95": None},
+        Stage(adapter="ppm", bpb=2.36253, delta_bpb=-0.27247, ci95=[-0.32, -0.196]),
+        Stage(adapter="a[bold]b", bpb=2.4, delta_bpb=0.03747, ci95=None),
     ]
     run = {
-        "totals": {"base_bpb": 2.635, "targets": 65536, "bytes": 159910},
+        "schema": 1,
+        "complete": True,
+        "fingerprint": {},
+        "bytes_from": "text",
+        "totals": Totals(targets=65536, bytes=159910, base_nats=292_000.0, base_bpb=2.635, nats=266_000.0, bpb=2.4),
         "stages": stages,
         "documents": 54,
         "settings": {"plan": {"name": "disjoint"}},
         "seconds": {"forward": 7.2, "experts": 0.2, "wall": 7.6},
         "notes": ["the base is adapted"],
     }
-    return SimpleNamespace(run=run | change, folder=folder)
+    return Result(RunRecord(**(run | change)), DocumentTable.from_chunks([], 3), folder)
 
 
 def test_a_pipe_gets_plain_ascii() -> None:
@@ -62,7 +66,7 @@ def test_a_terminal_gets_the_same_numbers_in_colour(monkeypatch: pytest.MonkeyPa
 
 def test_one_document_is_singular_and_nothing_booked_has_no_rate() -> None:
     out = io.StringIO()
-    nothing = {"base_bpb": None, "targets": 0, "bytes": 0}
+    nothing = Totals(targets=0, bytes=0, base_nats=0.0, base_bpb=None, nats=0.0, bpb=None)
     print_result(result(totals=nothing, stages=[], documents=1), out)
     assert "1 document  |" in out.getvalue()
     assert out.getvalue().splitlines()[2] == "base     -"

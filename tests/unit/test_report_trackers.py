@@ -15,6 +15,7 @@ import pytest
 from evalkit.errors import InputError
 from evalkit.report.trackers.tracker import ROWS, Trackers, open_trackers
 from evalkit.scoring.ledger import BookedChunk, DocumentPart
+from evalkit.scoring.result import Result, RunRecord, Stage, Totals
 from evalkit.units import LN2
 
 Calls = list[tuple[Any, ...]]
@@ -82,14 +83,16 @@ def chunk(index: int, lo: int, hi: int, size: int, base: float, last: float) -> 
 
 
 def result(documents: int = 2) -> Any:
-    table = SimpleNamespace(
+    table: Any = SimpleNamespace(
         doc=np.arange(documents),
         bytes=np.full(documents, 10),
         targets=np.full(documents, 4),
         nats=np.ones((documents, 2)),
     )
-    stages = [{"adapter": "ppm", "bpb": 2.0, "delta_bpb": -0.5, "ci95": None, "settings": {}}]
-    return SimpleNamespace(run={"stages": stages, "totals": {"bpb": 2.0, "base_bpb": None}}, documents=table)
+    totals = Totals(targets=4, bytes=10, base_nats=17.3, base_bpb=2.5, nats=13.9, bpb=2.0)
+    stages = [Stage(adapter="ppm", bpb=2.0, delta_bpb=-0.5, ci95=None)]
+    said = {"schema": 1, "settings": {}, "fingerprint": {}, "complete": True, "bytes_from": "text"}
+    return Result(RunRecord(**said, totals=totals, stages=stages), table)
 
 
 def follow(trackers: Trackers, out: str | None = None) -> None:

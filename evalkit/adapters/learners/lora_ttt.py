@@ -104,6 +104,7 @@ class LoraTtt(ChunkLearner):
 
     def __init__(self, settings: LoraSettings | None = None) -> None:
         self.settings: Any = settings or self.Settings()
+        self.lanes, self.batched = self.settings.lanes, self.settings.batched
 
     def _attach(self, model: Model, info: StreamInfo) -> Model:
         from evalkit.adapters.learners.ttt_document import CurrentDocument

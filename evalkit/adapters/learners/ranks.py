@@ -42,10 +42,6 @@ class Ranks(Protocol):
         """Every rank gets all n results, computed once each (Newton-Schulz of one matrix per part, say)."""
         ...
 
-    def decide(self, value: float) -> float:
-        """Rank 0's value, on every rank.  For every branch that a clock, a file or a rounded sum could split."""
-        ...
-
 
 class Solo:
     """One process: every part is ours."""
@@ -63,9 +59,6 @@ class Solo:
 
     def gather(self, n: int, compute: Callable[[int], Tensor], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
         return [compute(part).clone() for part in range(n)]
-
-    def decide(self, value: float) -> float:
-        return value
 
 
 SOLO: Any = Solo()

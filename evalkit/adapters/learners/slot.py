@@ -81,7 +81,7 @@ class Slot(ChunkLearner):
 
     name: ClassVar[str] = "slot"
     Settings: ClassVar[type[SlotSettings]] = SlotSettings
-    sheds: ClassVar[tuple[str, ...]] = ()
+    sheds = ()
 
     def __init__(self, settings: SlotSettings | None = None) -> None:
         self.settings = settings or SlotSettings()

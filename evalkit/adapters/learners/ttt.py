@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from evalkit.adapters.base import KEEP_CONTEXT, Receipt, Settings, StreamInfo
+from evalkit.adapters.base import KEEP_CONTEXT, Learner, Receipt, Settings, StreamInfo
 from evalkit.adapters.learners.ranks import SOLO, Ranks
 from evalkit.adapters.learners.ttt_clock import Booked, ChunkClock
 from evalkit.adapters.learners.ttt_windows import batch_nats, same_length, training_windows
@@ -101,18 +101,19 @@ def fraction(owner: str, name: str, value: float) -> None:
         raise InputError(f"{owner}: setting {name} must be in [0, 1), got {value:g}")
 
 
-class ChunkLearner(ABC):
+class ChunkLearner(Learner):
     """A learner that collects receipts up to its chunk, then learns.  Subclasses say how."""
 
-    name: ClassVar[str]
-    settings: Any
     ranks: Ranks = SOLO
-    sheds: ClassVar[tuple[str, ...]] = ("epochs",)
-    """Work that a budget may take away: see :meth:`shed`."""
+    sheds = ("epochs",)
+
+    def share(self, ranks: Ranks) -> bool:
+        """Train together: gradients are summed over ``ranks``."""
+        self.ranks = ranks
+        return True
 
     @property
     def chunk_tokens(self) -> int:
-        """Targets between updates; the engine's chunks must not be longer.  0: whatever the engine does."""
         return self.settings.chunk
 
     @property
@@ -122,12 +123,10 @@ class ChunkLearner(ABC):
 
     @property
     def period(self) -> int:
-        """Targets after which the work of learning repeats, for forecasts; 0: at every receipt."""
         return self.grid
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the result must know about these settings."""
         s = self.settings
         if getattr(s, "schedule", "constant") == "cosine":
             return [
@@ -192,12 +191,6 @@ class ChunkLearner(ABC):
             self.updates = int(tensors["updates"])
         except (SafetensorError, KeyError, RuntimeError) as fault:
             raise EvalkitError(f"the snapshot of {self.name} cannot be used: {fault}") from None
-
-    @abstractmethod
-    def detach(self) -> None: ...
-
-    @abstractmethod
-    def state_bytes(self) -> int: ...
 
 
 GROWTH = 100.0

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from torch import nn
 
 from evalkit.errors import InputError, nearest
@@ -64,11 +63,3 @@ def select_params(
 def _block(name: str) -> int | None:
     found = LAYER_NUMBER.search(name)
     return int(found[1]) if found else None
-
-
-def tensor_bytes(params: dict[str, nn.Parameter]) -> int:
-    return sum(p.numel() * p.element_size() for p in params.values())
-
-
-def first_device(params: dict[str, nn.Parameter]) -> torch.device:
-    return next(iter(params.values())).device

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from evalkit.adapters.base import Float64
-from evalkit.adapters.info import carried, stream_info
 from evalkit.errors import InputError, NoError
 from evalkit.legality.certificate import bundle, codec
 from evalkit.legality.engine.setup import Setup, replay, stream_of
-from evalkit.scoring.environment import code_fingerprint, environment
+from evalkit.scoring.environment import environment
 from evalkit.stream import Stream, write_shard
 from evalkit.units import LN2, total_nats
 
@@ -54,9 +53,8 @@ def make(
 ) -> Account:
     """Encode every target of ``stream`` and write the certificate.  ``settings``: what the decoder opens."""
     booked = replay(setup, stream)[-1]
-    info = stream_info(stream, setup.seed, setup.model.vocab_size, carried(setup.model, setup.fresh()))
     targets = np.asarray(stream.tokens[1:], dtype=np.int32)
-    bitstream, strict = codec.encode(setup, info, targets, progress)
+    bitstream, strict = codec.encode(setup, int(stream.tokens[0]), targets, progress)
     text = stream.tokenizer.pieces.decode(stream.tokens[:-1], stream.tokens[1:])
     _free(folder)
     embedded = setup.model.tokenizer_model is not None
@@ -69,7 +67,7 @@ def make(
         fingerprint={
             "model": setup.model.fingerprint,
             "tokenizer": stream.tokenizer.fingerprint,
-            "code": code_fingerprint(),
+            "code": setup.code_fingerprint(),
         },
         environment=environment(str(setup.model.device)),
         artifact=kept.name,
@@ -138,9 +136,7 @@ def check(
             raise NoError(
                 f"the {name} opened from {folder} is not the certificate's ({found[:12]}); nothing was decoded"
             )
-    first = stream_of(np.array([manifest.first_token, manifest.first_token]), tokenizer)
-    info = stream_info(first, setup.seed, setup.model.vocab_size, carried(setup.model, setup.fresh()))
-    targets, spent = codec.decode(setup, info, bitstream, manifest.targets, manifest.checks, progress)
+    targets, spent = codec.decode(setup, manifest.first_token, bitstream, manifest.targets, manifest.checks, progress)
     tokens = np.concatenate([[manifest.first_token], targets])
     text = tokenizer.pieces.decode(tokens[:-1], tokens[1:])
     if len(text) != manifest.text_bytes or bundle.sha256(text) != manifest.text_sha256:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.adapters.base import Float64, Int32, StreamInfo
+from evalkit.adapters.base import Float64, Int32
 from evalkit.errors import InputError, NoError
 from evalkit.legality.certificate.stepper import Stepper
 from evalkit.legality.certificate.walk import walk
@@ -20,10 +20,10 @@ Progress = Callable[[int], None]
 
 
 def encode(
-    setup: Setup, info: StreamInfo, targets: Int32, progress: Progress = lambda done: None
+    setup: Setup, first_token: int, targets: Int32, progress: Progress = lambda done: None
 ) -> tuple[bytes, Float64]:
     """targets int32 [n] (tokens 1..n of the stream) -> the bitstream and the strict path's nats, float64 [n]."""
-    coder, stepper = _constriction().stream.queue.RangeEncoder(), Stepper(setup, info)
+    coder, stepper = _constriction().stream.queue.RangeEncoder(), Stepper(setup, first_token)
     try:
         for step in walk(setup, len(targets), stepper.tokens):
             row = stepper.row(step)
@@ -38,7 +38,7 @@ def encode(
 
 def decode(
     setup: Setup,
-    info: StreamInfo,
+    first_token: int,
     bitstream: bytes,
     n_targets: int,
     checks: list[int],
@@ -48,7 +48,7 @@ def decode(
     if len(bitstream) % 4:
         raise InputError(f"the bitstream has {len(bitstream)} bytes, not a multiple of 4: it is truncated")
     words = np.frombuffer(bitstream, "<u4").astype(np.uint32)
-    coder, stepper = _constriction().stream.queue.RangeDecoder(words), Stepper(setup, info)
+    coder, stepper = _constriction().stream.queue.RangeDecoder(words), Stepper(setup, first_token)
     try:
         for step in walk(setup, n_targets, stepper.tokens):
             row = stepper.row(step)

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.adapters.base import TOKEN_CONTEXT, Float64, Receipt, StreamInfo, TokenLedger
-from evalkit.adapters.stack import Stack
+from evalkit.adapters.base import TOKEN_CONTEXT, Float64, Receipt, TokenLedger
 from evalkit.legality.certificate.walk import Step
-from evalkit.legality.engine.setup import Setup, is_learner
+from evalkit.legality.engine.setup import Setup, assemble, stream_of
 from evalkit.models.reduce import reduce
 from evalkit.models.rows import Question
 from evalkit.plan import Window, owners
@@ -26,20 +25,17 @@ class Stepper:
     Three clocks, three ledgers: experts learn a booked target, learners a booked chunk, a document its booked pieces.
     """
 
-    def __init__(self, setup: Setup, info: StreamInfo) -> None:
-        self.setup, self.info = setup, info
-        adapters = setup.fresh()
-        self.learners = [a for a in adapters if is_learner(a)]
-        self.stack = Stack([a for a in adapters if not is_learner(a)])
-        self.stack.begin(info)
-        self.model = setup.model
-        for learner in self.learners:
-            self.model = learner.attach(self.model, info)
+    def __init__(self, setup: Setup, first_token: int) -> None:
+        """``first_token``: token 0 of the stream, all that a decoder knows of it."""
+        self._run = assemble(setup, stream_of(np.array([first_token]), setup.tokenizer))
+        self.setup, self.info = setup, self._run.info
+        self.learners, self.stack = self._run.learners, self._run.stack
+        self.model: Any = self._run.models[-1]
         self._lanes: Any = self.model if setup.lanes else None
-        self.tokens = [info.first_token]
+        self.tokens = [first_token]
         self._starts = [0]
         self.nats: list[float] = []
-        first = np.array([info.first_token])
+        first = np.array([first_token])
         self._targets, self._chunks = TokenLedger(first, keep=TOKEN_CONTEXT), TokenLedger(first)
         self._document = TokenLedger(first)
         self._piece = 0
@@ -47,8 +43,7 @@ class Stepper:
         self._begun = 0
 
     def close(self) -> None:
-        for learner in reversed(self.learners):
-            learner.detach()
+        self._run.detach()
 
     def row(self, step: Step) -> Float64:
         """The distribution of target ``step.t`` after the last stage, float64 [V], from the tokens before it."""

@@ -10,13 +10,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from evalkit.adapters.base import Float64
 from evalkit.errors import InputError
 from evalkit.legality.verdict import Check
 from evalkit.scoring.ledger import BookedChunk, score_digest
-from evalkit.scoring.result import DocumentTable, document_columns, read_documents, stage_rows, totals
+from evalkit.scoring.result import DocumentTable, RunRecord, document_columns, read_documents, stage_rows, totals
 from evalkit.scoring.scores import read_scores
 from evalkit.stream import Stream
 
@@ -26,7 +27,7 @@ def check(test: str, name: str, status: str, detail: str, ledger: str = "") -> C
 
 
 def record_checks(
-    folder: Path, run: dict[str, Any], header: dict[str, Any], chunks: list[BookedChunk], stream: Stream
+    folder: Path, run: RunRecord, header: dict[str, Any], chunks: list[BookedChunk], stream: Stream
 ) -> list[Check]:
     """All of them; those that need the documents' names only where the text is the run's."""
     stages = list(header.get("stages") or ["model"])
@@ -34,7 +35,7 @@ def record_checks(
     found = [coverage(chunks, stream), _header(run, header), _totals(table, run), _stages(table, run)]
     if (folder / "scores.f64").is_file():
         found.append(_scores(folder, chunks, len(stages)))
-    if run["fingerprint"].get("text") == stream.fingerprint:
+    if run.fingerprint["text"] == stream.fingerprint:
         found += [_owners(chunks, stream), _documents(folder, table, stages, stream)]
     return found
 
@@ -57,10 +58,10 @@ def coverage(chunks: list[BookedChunk], stream: Stream) -> Check:
     return check("T7", "journal", "ok", detail, "coverage")
 
 
-def _header(run: dict[str, Any], header: dict[str, Any]) -> Check:
+def _header(run: RunRecord, header: dict[str, Any]) -> Check:
     """Settings and fingerprints of run.json against those that the journal began with."""
-    for part in ("settings", "fingerprint"):
-        said, kept = run[part], header.get(part) or {}
+    for part, said in (("settings", run.settings), ("fingerprint", run.fingerprint)):
+        kept = header.get(part) or {}
         wrong = [k for k in kept if said.get(k) != kept[k]]
         if wrong:
             k = wrong[0]
@@ -71,34 +72,34 @@ def _header(run: dict[str, Any], header: dict[str, Any]) -> Check:
     )
 
 
-def _totals(table: DocumentTable, run: dict[str, Any]) -> Check:
+def _totals(table: DocumentTable, run: RunRecord) -> Check:
     """The totals of run.json from the journal, to the last bit."""
-    found, said = totals(table), run["totals"]
-    wrong = [k for k in found if found[k] != said.get(k)]
+    found, said = msgspec.structs.asdict(totals(table)), msgspec.structs.asdict(run.totals)
+    wrong = [k for k in found if found[k] != said[k]]
     if wrong:
         k = wrong[0]
-        return check("P7", "totals", "violated", f"run.json says {k} = {said.get(k)}, the journal {found[k]}", "record")
+        return check("P7", "totals", "violated", f"run.json says {k} = {said[k]}, the journal {found[k]}", "record")
     detail = f"run.json agrees with the journal: {found['nats']:.6f} nats, {found['bytes']:,} bytes"
     return check("P7", "totals", "ok", detail, "record")
 
 
-def _stages(table: DocumentTable, run: dict[str, Any]) -> Check:
+def _stages(table: DocumentTable, run: RunRecord) -> Check:
     """The stages of run.json from the journal, their intervals too."""
-    said = run.get("stages") or []
-    found = stage_rows(table, [{"adapter": s.get("adapter")} for s in said], run["settings"].get("seed", 0))
-    for mine, other in zip(found, said, strict=False):
-        for k in ("bpb", "delta_bpb", "ci95"):
-            if mine[k] != other.get(k):
-                what = f"run.json says {k} = {other.get(k)} for stage '{other.get('adapter')}', the journal {mine[k]}"
-                return check("P7", "stages", "violated", what, "record")
+    said = run.stages
     if len(said) != table.nats.shape[1] - 1:
         what = f"run.json lists {len(said)} stages after the model, the journal books {table.nats.shape[1] - 1}"
         return check("P7", "stages", "violated", what, "record")
+    found = stage_rows(table, [(s.adapter, s.settings) for s in said], run.settings["seed"])
+    for mine, other in zip(map(msgspec.structs.asdict, found), map(msgspec.structs.asdict, said), strict=False):
+        for k in ("bpb", "delta_bpb", "ci95"):
+            if mine[k] != other[k]:
+                what = f"run.json says {k} = {other[k]} for stage '{other['adapter']}', the journal {mine[k]}"
+                return check("P7", "stages", "violated", what, "record")
     return check(
         "P7",
         "stages",
         "ok",
-        f"stages {[s.get('adapter') for s in said]} agree with the journal, intervals too",
+        f"stages {[s.adapter for s in said]} agree with the journal, intervals too",
         "record",
     )
 

@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from evalkit.adapters.base import Float64
-from evalkit.legality.engine.setup import Assembly, Setup, assemble, chunks_of, replay
-from evalkit.plan import Chunk
+from evalkit.legality.engine.setup import Nats, Setup, assemble, replay
+from evalkit.scoring.loop import Loop
 from evalkit.stream import Stream
 
 
 def resumed(setup: Setup, stream: Stream, after: int) -> Float64:
     """Score a stream, but throw everything away after chunk ``after`` and go on from its snapshot; nats [S+1, n]."""
-    chunks = chunks_of(setup, stream)
-    head, tail = chunks[: after + 1], chunks[after + 1 :]
-    first = assemble(setup, stream)
+    run, kept = assemble(setup, stream), Nats()
     try:
-        first.loop.run(head, [])
-        parts = _snapshots(first)
+        Loop.of(run, run.sentinel(), scores=kept).run(itertools.islice(run.chunks(), after + 1), [])
+        parts = run.forward.snapshot(), run.stack.snapshot(), [learner.snapshot() for learner in run.learners]
+        lo = run.ledger.next_target
     finally:
-        first.detach()
-    return np.concatenate((first.nats(), _go_on(setup, stream, tail, parts)), axis=1)
-
-
-def _snapshots(made: Assembly) -> tuple[bytes, bytes, list[bytes]]:
-    loop = made.loop
-    return loop.forward.snapshot(), loop.stack.snapshot(), [learner.snapshot() for learner in loop.learners]
-
-
-def _go_on(setup: Setup, stream: Stream, chunks: list[Chunk], parts: tuple[bytes, bytes, list[bytes]]) -> Float64:
-    lo = chunks[0].lo
-    made = assemble(setup, stream, first_target=lo)
+        run.detach()
+    run = assemble(setup, stream, first_target=lo)
     try:
-        made.loop.forward.restore(parts[0])
-        made.loop.stack.restore(parts[1], np.ascontiguousarray(stream.tokens[1:lo], dtype=np.int32))
-        for learner, state in zip(made.loop.learners, parts[2], strict=True):
+        run.forward.restore(parts[0])
+        run.stack.restore(parts[1], np.ascontiguousarray(stream.tokens[1:lo], dtype=np.int32))
+        for learner, state in zip(run.learners, parts[2], strict=True):
             learner.restore(state)
-        made.loop.run(chunks, [])
+        Loop.of(run, run.sentinel(), scores=kept).run(itertools.islice(run.chunks(), after + 1, None), [])
     finally:
-        made.detach()
-    return made.nats()
+        run.detach()
+    return kept.nats()
 
 
 def worst_after_resume(setup: Setup, stream: Stream) -> float:
     """Largest difference in nats between a run and one resumed in its middle; 0.0 when the bits are the same."""
-    chunks = chunks_of(setup, stream)
-    if len(chunks) < 2:
+    chunks = sum(1 for _ in setup.plan.chunks(stream.n_targets + 1, stream.doc_start, setup.chunked()))
+    if chunks < 2:
         return 0.0
-    return float(np.abs(replay(setup, stream) - resumed(setup, stream, (len(chunks) - 1) // 2)).max())
+    return float(np.abs(replay(setup, stream) - resumed(setup, stream, (chunks - 1) // 2)).max())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,13 @@ from evalkit.legality.engine.setup import Setup, replay
 from evalkit.legality.verdict import Check
 from evalkit.scoring.journal import read_journal
 from evalkit.scoring.ledger import BookedChunk
+from evalkit.scoring.result import RunRecord
 from evalkit.stream import Stream
 
 REPLAY_TARGETS = 16_384
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """``run.json``; InputError when the folder is no run directory."""
-    path = folder / "run.json"
-    if not path.is_file():
-        raise InputError(
-            f"{folder} is no run directory: run.json is missing; a run that was cut short writes it when it resumes"
-        )
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("settings", "totals", "fingerprint"):
-            if not isinstance(run[key], dict):
-                raise TypeError(f"'{key}' is no table")
-        run["complete"]
-    except (ValueError, KeyError, TypeError) as fault:
-        raise InputError(f"{path}: cannot be read as a run ({fault}); score again with evalkit eval --out") from None
-    return run
-
-
-def run_checks(folder: Path, run: dict[str, Any], setup: Setup, stream: Stream, *, whole: bool = False) -> list[Check]:
+def run_checks(folder: Path, run: RunRecord, setup: Setup, stream: Stream, *, whole: bool = False) -> list[Check]:
     """Journal, coverage, numbers, kept scores, fingerprints, a replay of the beginning (or of all), and the clock."""
     try:
         header, chunks, _ = read_journal(folder / "journal.jsonl")
@@ -50,16 +32,16 @@ def run_checks(folder: Path, run: dict[str, Any], setup: Setup, stream: Stream, 
     checks.append(same)
     if same.status == "ok" and (folder / "scores.f64").is_file():
         kept = kept_scores(folder, len(header["stages"]))
-        checks.append(_replay(kept, chunks, setup, stream, run.get("world_size", 1), whole=whole))
+        checks.append(_replay(kept, chunks, setup, stream, run.world_size, whole=whole))
     elif same.status == "ok":
         checks.append(check("T4", "replay", "not-tested", "the run kept no scores.f64"))
     return [*checks, *_clock(run)]
 
 
-def _fingerprints(run: dict[str, Any], setup: Setup, stream: Stream) -> Check:
+def _fingerprints(run: RunRecord, setup: Setup, stream: Stream) -> Check:
     """Do model, tokenizer and text that are opened now have the fingerprints of the run?"""
     now = {"model": setup.model.fingerprint, "tokenizer": stream.tokenizer.fingerprint, "text": stream.fingerprint}
-    wrong = [k for k, v in now.items() if run["fingerprint"].get(k) != v]
+    wrong = [k for k, v in now.items() if run.fingerprint[k] != v]
     if wrong:
         return check(
             "P7",
@@ -94,9 +76,9 @@ def _replay(
     return check("T10" if ranks > 1 else "T4", "replay", "ok", detail, "record")
 
 
-def _clock(run: dict[str, Any]) -> list[Check]:
+def _clock(run: RunRecord) -> list[Check]:
     """T10, T16: ranks and seconds, as the run says them."""
-    wall = float(run.get("seconds", {}).get("wall", 0.0))
-    note = f"{wall:.1f} s of scoring on {run.get('world_size', 1)} rank(s); the field's limit is 600 s on 8xH100"
-    left = "complete" if run["complete"] else "cut short: its numbers cover a part of the text"
-    return [check("T16", "clock", "ok", note), check("T7", "complete", "ok" if run["complete"] else "warning", left)]
+    wall = run.seconds.get("wall", 0.0)
+    note = f"{wall:.1f} s of scoring on {run.world_size} rank(s); the field's limit is 600 s on 8xH100"
+    left = "complete" if run.complete else "cut short: its numbers cover a part of the text"
+    return [check("T16", "clock", "ok", note), check("T7", "complete", "ok" if run.complete else "warning", left)]

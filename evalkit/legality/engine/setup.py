@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from evalkit.adapters.base import Float64, Learner
+from evalkit.adapters.base import Expert, Float64, Learner
 from evalkit.adapters.info import carried, stream_info
 from evalkit.adapters.stack import Stack
 from evalkit.errors import InputError
 from evalkit.legality.scorer import Int64
-from evalkit.models.lanes import open_forward
-from evalkit.plan import Chunk, Plan
-from evalkit.scoring.ledger import Ledger
+from evalkit.plan import Plan
+from evalkit.scoring.environment import code_fingerprint
 from evalkit.scoring.loop import Loop
+from evalkit.scoring.run import Run, ScoreOptions, families, settled
 from evalkit.scoring.sentinel import Sentinel
 from evalkit.stream import Stream
 
@@ -30,18 +31,18 @@ class Setup:
 
     model: Any
     tokenizer: Any
-    adapters: tuple[Any, ...]
+    adapters: tuple[Expert | Learner, ...]
     plan: Plan
     chunk_tokens: int = 8192
     batch_tokens: int = 8192
     seed: int = 0
-    wrap: Callable[[Any], Any] = field(default=lambda learner: learner)
+    wrap: Callable[[Learner], Learner] = field(default=lambda learner: learner)
     """Put around each learner of a replay, to watch it."""
 
     def __post_init__(self) -> None:
         """InputError for lanes that share a forward call: their rows are not fixed to the bit by their own prefix."""
         for adapter in self.learners:
-            if lanes_of(adapter) and getattr(adapter.settings, "batched", False):
+            if adapter.batched:
                 raise InputError(
                     f"adapter {adapter.name}: with batched=true the last digits of a row move with the documents beside it, "
                     "some of them yet to come, so it can be neither audited nor certified; give batched=false"
@@ -49,39 +50,50 @@ class Setup:
 
     def fresh(self) -> list[Any]:
         """New adapters with the settings of the prototypes."""
-        return [type(a)(a.settings) if hasattr(type(a), "Settings") else type(a)() for a in self.adapters]
+        return [fresh(a) for a in self.adapters]
 
     @property
-    def learners(self) -> list[Any]:
-        return [a for a in self.adapters if is_learner(a)]
+    def learners(self) -> list[Learner]:
+        return families(self.adapters)[0]
 
     @property
     def lanes(self) -> int:
         """Documents that learn side by side; 0 when none of the learners works that way."""
-        return max((lanes_of(a) for a in self.adapters), default=0)
+        return max((a.lanes for a in self.learners), default=0)
 
     @property
     def isolated(self) -> bool:
         """Does this setup promise that documents do not see each other?"""
         return self.plan.name == "document" and all(lanes_of(a) for a in self.adapters)
 
+    @property
+    def options(self) -> ScoreOptions:
+        """Of every replay: no sentinel and no pass of the model before its learners."""
+        sizes = ScoreOptions(self.chunk_tokens, self.batch_tokens, self.seed, sentinel=False, base_pass=False)
+        return settled(self.model, self.plan, self.adapters, sizes)[0]
+
+    def code_fingerprint(self) -> str:
+        """Of the code that computes this setup's scores."""
+        return code_fingerprint([self.model, self.plan, *self.adapters])
+
     def chunked(self) -> int:
         """Targets a chunk, no longer than any learner asks for."""
-        wishes = [getattr(a, "chunk_tokens", 0) for a in self.learners]
-        return min([self.chunk_tokens, *[n for n in wishes if n]])
+        return self.options.chunk_tokens
 
     def with_settings(self, **changes: Any) -> Setup:
         return replace(self, **changes)
 
 
-def is_learner(adapter: Any) -> bool:
-    """Chunk clock (a learner) or token clock (an expert)?"""
-    return isinstance(adapter, Learner) and not hasattr(adapter, "row")
+def fresh(adapter: Any, **changes: Any) -> Any:
+    """A new adapter with the settings of this one, some of them changed; one whose class has no ``Settings`` takes none."""
+    if not hasattr(type(adapter), "Settings"):
+        return type(adapter)()
+    return type(adapter)(msgspec.structs.replace(adapter.settings, **changes))
 
 
-def lanes_of(adapter: Any) -> int:
-    """Documents that a learner trains side by side, each with a state of its own."""
-    return int(getattr(getattr(adapter, "settings", None), "lanes", 0))
+def lanes_of(adapter: Expert | Learner) -> int:
+    """Documents that a learner trains side by side, each with a state of its own; 0 for an expert."""
+    return adapter.lanes if isinstance(adapter, Learner) else 0
 
 
 def stream_of(tokens: Int64, tokenizer: Any) -> Stream:
@@ -100,64 +112,31 @@ class Nats:
     """Collects what is booked, in place of a score file."""
 
     def __init__(self) -> None:
-        self.parts: list[Float64] = []
+        self._parts: list[Float64] = []
 
     def append(self, nats: Float64) -> None:
         """nats float64 [S+1, n]."""
-        self.parts.append(nats.copy())
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-@dataclass
-class Assembly:
-    """A loop with fresh adapters, attached, and where its nats go."""
-
-    loop: Loop
-    kept: Nats
+        self._parts.append(nats.copy())
 
     def nats(self) -> Float64:
-        """float64 [S+1, n], the model's stage first."""
-        return np.concatenate(self.kept.parts, axis=1)
-
-    def detach(self) -> None:
-        for learner in reversed(self.loop.learners):
-            learner.detach()
+        """All of it, float64 [S+1, targets], the model's stage first."""
+        return np.concatenate(self._parts, axis=1)
 
 
-def assemble(setup: Setup, stream: Stream, sentinel: Sentinel | None = None, first_target: int = 1) -> Assembly:
-    """Put a setup together over a stream, ready to book from ``first_target`` on."""
-    adapters = setup.fresh()
-    learners = [setup.wrap(a) for a in adapters if is_learner(a)]
-    experts = [a for a in adapters if not is_learner(a)]
-    info = stream_info(stream, setup.seed, setup.model.vocab_size, carried(setup.model, experts))
-    stack, stages = Stack(experts), ("model", *(e.name for e in experts))
-    stack.begin(info)
-    model, kept = setup.model, Nats()
-    for learner in learners:
-        model = learner.attach(model, info)
-    forward = open_forward(model, setup.plan, stream, stack.needs, info.groups, setup.batch_tokens)
-    watch, ledger = (
-        sentinel or Sentinel(setup.seed, stages, enabled=False),
-        Ledger(stages, stream.tokens[:first_target]),
-    )
-    loop = Loop(stream, forward, stack, learners, ledger, watch, scores=kept)  # pyright: ignore[reportArgumentType]
-    return Assembly(loop, kept)
-
-
-def chunks_of(setup: Setup, stream: Stream) -> list[Chunk]:
-    return list(setup.plan.chunks(stream.n_targets + 1, stream.doc_start, setup.chunked()))
+def assemble(setup: Setup, stream: Stream, first_target: int = 1) -> Run:
+    """A setup with fresh adapters over a stream, ready to book from ``first_target`` on."""
+    adapters = [setup.wrap(a) if isinstance(a, Learner) else a for a in setup.fresh()]
+    return Run.assemble(setup.model, stream, adapters, setup.plan, setup.options, first_target=first_target)
 
 
 def replay(setup: Setup, stream: Stream, sentinel: Sentinel | None = None) -> Float64:
     """Run the loop over a stream with fresh adapters; nats float64 [S+1, n_targets], the model's stage first."""
-    made = assemble(setup, stream, sentinel)
+    run, kept = assemble(setup, stream), Nats()
     try:
-        made.loop.run(chunks_of(setup, stream), [])
+        Loop.of(run, sentinel or run.sentinel(), scores=kept).run(run.chunks(), [])
     finally:
-        made.detach()
-    return made.nats()
+        run.detach()
+    return kept.nats()
 
 
 class EngineScorer:
@@ -199,12 +178,12 @@ class EngineScorer:
 
     def _stack(self, tokens: Int64) -> Stack:
         """Fresh experts at the start of a stream."""
-        experts = [a for a in self.setup.fresh() if not is_learner(a)]
+        experts = families(self.setup.fresh())[1]
         stream, corpus = stream_of(tokens, self.setup.tokenizer), carried(self.setup.model, experts)
         stack = Stack(experts)
         stack.begin(stream_info(stream, self.setup.seed, self.vocab_size, corpus))
         return stack
 
 
-def stages_of(adapters: Sequence[Any]) -> tuple[str, ...]:
-    return ("model", *(a.name for a in adapters if not is_learner(a)))
+def stages_of(adapters: Sequence[Expert | Learner]) -> tuple[str, ...]:
+    return ("model", *(a.name for a in families(adapters)[1]))

@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from evalkit.legality.engine.setup import EngineScorer, Setup, is_learner, lanes_of
+from evalkit.adapters.base import Learner
+from evalkit.legality.engine.setup import EngineScorer, Setup, fresh, lanes_of
 from evalkit.plan import Document, Plan, Sliding
 from evalkit.stream.pieces import PieceTable
 from evalkit.stream.spmodel import PieceKind
@@ -60,13 +61,13 @@ def toy_model() -> Any:
 
 def shortened(adapter: Any) -> Any:
     """The adapter with a learner's clock cut to the length of a probe stream; experts as they are."""
-    if not is_learner(adapter):
+    if not isinstance(adapter, Learner):
         return adapter
     if lanes_of(adapter):
-        return type(adapter)(msgspec.structs.replace(adapter.settings, chunk=LANES_STRIDE))
+        return fresh(adapter, chunk=LANES_STRIDE)
     fields = {f.name for f in msgspec.structs.fields(type(adapter.settings))}
     changes = {k: v for k, v in SHORT.items() if k in fields and getattr(adapter.settings, k) > v}
-    return type(adapter)(msgspec.structs.replace(adapter.settings, **changes))
+    return fresh(adapter, **changes)
 
 
 def toy_setup(adapters: Sequence[Any]) -> Setup:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.adapters.base import Float64, Int32, Side
+from evalkit.adapters.base import Float64, Int32, Learner, LearnerProxy, Side
 from evalkit.legality.verdict import LAWS
 from evalkit.scoring.sentinel import SUM_TOLERANCE, Sentinel
 
@@ -90,33 +90,31 @@ class Witness(Sentinel):
         self.record.breaches.append(Breach(law, target, stage, value, limit, what))
 
 
-class WatchedLearner:
+class WatchedLearner(LearnerProxy):
     """A learner whose state is hashed before and after each update."""
 
-    def __init__(self, inner: Any, record: Record) -> None:
-        self._inner, self._record, self._after = inner, record, ""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+    def __init__(self, inner: Learner, record: Record) -> None:
+        super().__init__(inner)
+        self._record, self._after = record, ""
 
     def attach(self, model: Any, info: Any) -> Any:
-        attached = self._inner.attach(model, info)
-        if getattr(attached, "lanes", 0):
-            _Bank(attached, self._inner.name, self._record)
+        attached = self.inner.attach(model, info)
+        if self.lanes:
+            _Bank(attached, self.name, self._record)
         self._after = self._hash()
         return attached
 
     def observe(self, receipt: Any) -> None:
         now = self._hash()
         if now != self._after:
-            what = f"learner '{self._inner.name}' changed while targets up to {receipt.hi - 1} were being scored"
-            self._record.breaches.append(Breach("score-first", receipt.lo, self._inner.name, 1.0, 0.0, what))
-        self._inner.observe(receipt)
+            what = f"learner '{self.name}' changed while targets up to {receipt.hi - 1} were being scored"
+            self._record.breaches.append(Breach("score-first", receipt.lo, self.name, 1.0, 0.0, what))
+        self.inner.observe(receipt)
         self._after = self._hash()
         self._record.updates += 1
 
     def _hash(self) -> str:
-        return hashlib.blake2b(self._inner.snapshot(), digest_size=16).hexdigest()
+        return hashlib.blake2b(self.inner.snapshot(), digest_size=16).hexdigest()
 
 
 class _Bank:

@@ -113,7 +113,7 @@ class Trackers:
         if not self._named:
             return
         self._finished = True
-        stages = [{k: s[k] for k in ("adapter", "bpb", "delta_bpb")} for s in result.run["stages"]]
+        stages = [{"adapter": s.adapter, "bpb": s.bpb, "delta_bpb": s.delta_bpb} for s in result.record.stages]
         for name, rows in (("stages", stages), ("documents", _documents(result))):
             if rows:
                 self._each(lambda tracker, name=name, rows=rows: tracker.table(name, rows))
