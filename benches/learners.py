@@ -28,7 +28,7 @@ from evalkit.settings import split_spec
 
 HERE = Path(__file__).resolve().parent
 PLAN = "banded:window=512,block=256,segment=0"
-EXPERTS = ["ppm", "match", "hedge", "log_bias", "temperature"]
+EXPERTS = ["ppm:corpus=none", "match", "hedge", "log_bias", "temperature"]
 STACKS = {
     "base": [],
     "full_ttt": ["full_ttt"],
@@ -40,8 +40,8 @@ STACKS = {
     "slot": ["slot"],
     "slot, chunks of 256": ["slot:chunk=256"],
     "slot, AdamW steps": ["slot:form=steps,scope=[document],delta=0.01,bias=0.03,context=2048"],
-    "ppm": ["ppm"],
-    "slot + ppm": ["slot:chunk=256", "ppm"],
+    "ppm": ["ppm:corpus=none"],
+    "slot + ppm": ["slot:chunk=256", "ppm:corpus=none"],
     "experts": EXPERTS,
     "muon_ttt + experts": ["muon_ttt", *EXPERTS],
 }

@@ -220,8 +220,12 @@ def _artifact_row(path: Path) -> dict[str, object]:
     if not name:
         raise InputError(f"{path} names no recipe in its notes, so its k is unknown; use --recipe")
     size = estimate(found.config, load_recipe(name).export, found.header.tokenizer.length)
-    error = 100 * (size.total / found.size - 1)
-    return _row(f"{path.name}: {found.size:,} bytes really, the estimate is {error:+.2f} %", size, error_percent=error)
+    real = found.size - len(found.corpus or b"")
+    error = 100 * (size.total / real - 1)
+    beside = f" beside a corpus of {len(found.corpus):,}" if found.corpus else ""
+    return _row(
+        f"{path.name}: {real:,} bytes really{beside}, the estimate is {error:+.2f} %", size, error_percent=error
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -217,7 +217,8 @@ def build_corpus(
 
     ``size``: bytes of the file at most; None keeps every document.  Which documents to keep then: those most like the
     text ``like`` (:func:`likeness`), or, without it, an even sample by hash.  Memory is bounded: ids wait in a
-    temporary file beside ``out``.  Raises InputError.
+    temporary file beside ``out``.  A tokenizer that folds the text is taken as it is: counts need no way back.
+    Raises InputError.
     """
     out = Path(out)
     if not out.parent.is_dir():
@@ -240,14 +241,20 @@ def build_corpus(
     return done
 
 
-def sample_corpus(out: str | Path, ids: npt.NDArray[np.integer], tokenizer: Tokenizer, size: int) -> Built:
-    """Write an even sample of the documents in ids [n], each after its BOS, in at most ``size`` bytes."""
+def sample_corpus(
+    out: str | Path,
+    ids: npt.NDArray[np.integer],
+    tokenizer: Tokenizer,
+    size: int,
+    like: Sequence[str | Path] = (),
+) -> Built:
+    """Write as many of the documents in ids [n], each after its BOS, as fit into ``size`` bytes; see build_corpus."""
     starts = np.append(np.flatnonzero(ids == tokenizer.bos_id), len(ids))
     held = ids.astype(f"<u{_width(tokenizer.vocab_size)}")
     sizes = tokenizer.pieces.target_bytes(held[:-1], held[1:])
     bytes_of = np.diff(np.append(0, np.cumsum(sizes))[starts.clip(1) - 1])
     done = Built(documents=len(bytes_of), tokens=len(ids), text_bytes=int(bytes_of.sum()))
-    order = np.argsort(-_worth(held, starts, tokenizer, ()), kind="stable").tolist()
+    order = np.argsort(-_worth(held, starts, tokenizer, like), kind="stable").tolist()
     _write_some(Path(out), held, starts, bytes_of, order, size, tokenizer, done, lambda built: None)
     return done
 
@@ -321,7 +328,7 @@ def _spooled(
         kind = kind_of(path)
         if kind == "shard":
             raise InputError(f"{path}: this is a token shard; give the text (.txt or .jsonl) that it was made from")
-        for batch, ids in encoded(read_documents(path, kind), tokenizer):
+        for batch, ids in encoded(read_documents(path, kind), tokenizer, lossy=True):
             found = np.flatnonzero(ids == tokenizer.bos_id)
             starts += (np.append(found[1:], len(ids)) + done.tokens).tolist()
             bytes_of += [len(d.data) for d in batch]
@@ -375,7 +382,7 @@ def _worth(ids: Ids, starts: Int64, tokenizer: Tokenizer, like: Sequence[str | P
         return np.random.default_rng(0).random(len(starts) - 1)
     wanted, everything = np.zeros(_BUCKETS), np.zeros(_BUCKETS)
     for path in like:
-        for _, found in encoded(read_documents(path, kind_of(path)), tokenizer):
+        for _, found in encoded(read_documents(path, kind_of(path)), tokenizer, lossy=True):
             _count_pairs(found, wanted)
     for lo in range(0, len(ids), SLAB):
         _count_pairs(ids[lo : lo + SLAB + 1], everything)

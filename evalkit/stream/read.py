@@ -48,11 +48,14 @@ def read_part(
 
 
 def encoded(
-    documents: Iterable[Document], tokenizer: Tokenizer, room: int | None = None
+    documents: Iterable[Document], tokenizer: Tokenizer, room: int | None = None, *, lossy: bool = False
 ) -> Iterator[tuple[list[Document], npt.NDArray[np.int32]]]:
-    """Encode and reconcile in batches until ``room`` tokens are there: (documents, their tokens with BOS before each)."""
-    for batch, _, tokens in _encoded(documents, tokenizer, room, lossy=False):
-        yield batch, tokens
+    """Encode and reconcile in batches until ``room`` tokens are there: (documents, their tokens with BOS before each).
+
+    ``lossy``: documents as the tokenizer gives them back, instead of an error where that is not the text.
+    """
+    for _, scored, tokens in _encoded(documents, tokenizer, room, lossy=lossy):
+        yield scored, tokens
 
 
 def _encoded(

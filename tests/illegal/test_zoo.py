@@ -29,7 +29,7 @@ def test_the_catalogue_is_complete() -> None:
     assert {f"D{i}" for i in range(1, 12)} <= ids
     assert {f"L{i}" for i in range(1, 24)} <= ids
     assert {f"M{i}" for i in range(1, 8)} <= ids
-    assert {"P1", "P6"} <= ids
+    assert {"P1", "P2", "P6"} <= ids
 
 
 @pytest.mark.parametrize("name", [s.id for s in specimens().values() if s.law])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
+from typing import Any
+
 import numpy as np
 
 from evalkit.legality.zoo.specimen import Specimen
@@ -133,6 +137,33 @@ class NothingStored(PaidPrefix):
         return training_text()[:0]
 
 
+def counted(text: Callable[[], Int64]) -> Callable[[], Any]:
+    """A factory: ``ppm`` behind a checkpoint that carries these tokens as its corpus."""
+
+    def build() -> Any:
+        from evalkit.adapters.registry import make_adapter
+        from evalkit.legality.engine.setup import EngineScorer
+        from evalkit.legality.engine.toy import ToyTokenizer, toy_model, toy_setup
+        from evalkit.stream.corpus import Corpus, CorpusHeader
+
+        ids = np.concatenate([[BOS], text()]).astype(np.uint16)
+        header = CorpusHeader(
+            vocab_size=V,
+            bos_id=BOS,
+            tokenizer=ToyTokenizer().fingerprint,
+            tokens=len(ids),
+            documents=int(np.count_nonzero(ids == BOS)),
+            text_bytes=0,
+            packed_bytes=0,
+        )
+        model = copy(toy_model())
+        model.can, model.corpus = model.can | {"corpus"}, Corpus(header, ids, text.__name__, 0, "the specimen's corpus")
+        return EngineScorer(toy_setup([make_adapter("ppm")]).with_settings(model=model))
+
+    build.__doc__ = text.__doc__
+    return build
+
+
 class LeakyDocuments(Toy):
     """Declares that documents are isolated, and mixes the last token of document N into the BOS of N+1."""
 
@@ -196,6 +227,15 @@ SPECIMENS = (
         PaidPrefix,
         NothingStored,
         sources=(168, 262, 275, 278),
+        tokens=validation_text,
+    ),
+    Specimen(
+        "P2",
+        "a corpus made from the scored text, counted before the first target",
+        "provenance",
+        counted(validation_text),
+        counted(training_text),
+        sources=(2127,),
         tokens=validation_text,
     ),
     Specimen(

@@ -1,0 +1,251 @@
+"""What does a corpus bring behind ppm: by bytes, by text, behind which model, and what does it cost?
+
+    python -m benches.corpus --train train.jsonl.xz --like web.jsonl --shared DATA
+
+``--train``: text that the bundled checkpoint was trained on, and nothing that is scored.  ``--like``: text of the kind that
+will be scored; here the documents of the group "fineweb" of the training text, 3.2 MB.  No setting was tuned on the
+texts that are scored.
+
+Each model runs once over each text (its default plan) and leaves the three columns that ppm reads: p of the target,
+entropy and argmax of the row.  They are kept in ``--work``, as are the corpora; ppm is then scored on the columns.
+Intervals are 95 %, paired by document, to ppm without a corpus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Settings, Side, StreamInfo, TokenChunk
+from evalkit.adapters.experts.corpus import counted
+from evalkit.adapters.info import stream_info
+from evalkit.adapters.registry import parse_adapter
+from evalkit.cli.recipe import ASSETS, Recipe, RunSettings
+from evalkit.machine import peak_memory_bytes
+from evalkit.scoring.environment import environment
+from evalkit.scoring.statistics import paired_interval
+from evalkit.stream.corpus import build_corpus, read_corpus, sample_corpus
+
+HERE = Path(__file__).resolve().parent
+COMMAND = "python -m benches.corpus --train train.jsonl.xz --like web.jsonl --shared DATA"
+CAP = 16_000_000
+CURVE = (1_000_000, 2_000_000, 4_000_000, 8_000_000)
+TEXTS = {
+    "sample": (str(ASSETS / "sample.jsonl.xz"), None),
+    "head": ("val_fineweb_head.jsonl.xz", 420_000),
+    "tail": ("val_fineweb_tail.jsonl.xz", 100_000),
+    "wiki": ("val_wiki.jsonl.xz", 100_000),
+    "tech": ("val_tech.jsonl.xz", 100_000),
+    "mix": ("val_mix.jsonl.xz", 100_000),
+}
+SIBLING = ("base7x384_throughput.int8.ptz", "val_fineweb_head.jsonl.xz", 16_384)
+
+
+class Columns:
+    """An expert that changes nothing and keeps what ppm would have read."""
+
+    name: ClassVar[str] = "columns"
+    Settings: ClassVar[type[Settings]] = Settings
+
+    def __init__(self) -> None:
+        self.settings = Settings()
+        self.kept: list[tuple[Int32, Float64, Float64, Int32]] = []
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(entropy=True, top=True)
+
+    def begin(self, info: StreamInfo) -> None:
+        self.kept = []
+
+    def propose(self, tokens: Int32) -> Int32:
+        return np.empty((len(tokens), 0), np.int32)
+
+    def score(self, chunk: TokenChunk, p: Float64) -> Float64:
+        assert chunk.side.entropy is not None
+        assert chunk.side.top_id is not None
+        columns = (chunk.tokens, p[:, 0], chunk.side.entropy, chunk.side.top_id)
+        self.kept.append(tuple(np.array(c) for c in columns))  # pyright: ignore[reportArgumentType]
+        return p
+
+    def row(self, p: Float64, side: Side, history: tuple[Float64, ...] = ()) -> Float64:
+        return p
+
+    def observe(self, receipt: Receipt) -> None: ...
+
+    def snapshot(self) -> bytes:
+        return b""
+
+    def restore(self, state: bytes, tokens: Int32) -> None: ...
+
+    def state_bytes(self) -> int:
+        return 0
+
+
+class Scored:
+    """A model's columns of one text, and ppm on them."""
+
+    def __init__(self, text: Path, limit: int | None, checkpoint: str | None, keep: Path) -> None:
+        from evalkit.cli.session import open_parts
+        from evalkit.scoring.score import score
+
+        run = RunSettings(checkpoint=checkpoint, text=[str(text)], limit_tokens=limit, threads=1, device="cpu")
+        model, self.stream, _, _ = open_parts(Recipe(run=run, adapters=[]))
+        self.info = stream_info(self.stream, 0, model.vocab_size)
+        if not keep.is_file():
+            columns = Columns()
+            score(model, self.stream, [columns])
+            t, p, e, top = (np.concatenate(c) for c in zip(*columns.kept, strict=True))
+            np.savez(keep, t=t, p=p, e=e, top=top)
+        kept = np.load(keep)
+        self.tokens, self.p, self.side = kept["t"], kept["p"], Side(entropy=kept["e"], top_id=kept["top"])
+        if not np.array_equal(self.tokens, self.stream.tokens[1:]):
+            raise SystemExit(f"{keep}: columns of another text; remove it")
+
+    def ppm(self, spec: str) -> tuple[Float64, float]:
+        """Nats of each document, and CPU nanoseconds per target."""
+        expert, n = parse_adapter(spec), len(self.tokens)
+        expert.begin(self.info)
+        q, began = np.empty(n), time.process_time()
+        for lo in range(0, n, 8192):
+            s = slice(lo, min(n, lo + 8192))
+            chunk = TokenChunk(self.tokens[s], self.tokens[s, None], self.side.cut(s.start, s.stop))
+            q[s] = expert.score(chunk, self.p[s, None])[:, 0]
+        return self.documents(-np.log(q)), 1e9 * (time.process_time() - began) / n
+
+    def documents(self, nats: Float64) -> Float64:
+        owner = self.stream.doc_of_target(1, self.stream.n_targets + 1)
+        return np.bincount(owner, nats, len(self.stream.doc_start))
+
+    def table(self, kept: dict[str, Path], settings: str = "") -> dict[str, Any]:
+        """The base, ppm without a corpus, and with each of these."""
+        sizes = self.stream.doc_bytes.astype(np.float64)
+        per_bit = math.log(2) * float(sizes.sum())
+        without, ns = self.ppm(f"ppm:corpus=none{settings}")
+        rows = [
+            _row("base", self.documents(-np.log(self.p)), without, sizes, 0.0),
+            _row("ppm", without, without, sizes, ns),
+        ]
+        for name, path in kept.items():
+            expert = parse_adapter(f"ppm:corpus={path}")
+            found = expert.overlap(self.stream, self.info)
+            found.check("the bench")
+            nats, ns = self.ppm(f"ppm:corpus={path}{settings}")
+            rows.append(_row(name, nats, without, sizes, ns) | {"overlap": found.sentence()})
+        for row in rows:
+            print(
+                f"{row['name']:10s} {row['bpb']:.5f} {row['delta_bpb']:+.5f} {row['ns_per_target']:7.0f} ns", flush=True
+            )
+        return {
+            "targets": self.stream.n_targets,
+            "bytes": int(sizes.sum()),
+            "documents": len(sizes),
+            "base_bpb": math.fsum(-np.log(self.p)) / per_bit,
+            "rows": rows,
+        }
+
+
+def _row(name: str, nats: Float64, rival: Float64, sizes: Float64, ns: float) -> dict[str, Any]:
+    interval, per_bit = paired_interval(nats - rival, sizes), math.log(2) * float(sizes.sum())
+    return {
+        "name": name,
+        "bpb": math.fsum(nats) / per_bit,
+        "delta_bpb": (math.fsum(nats) - math.fsum(rival)) / per_bit,
+        "ci95": list(interval) if interval else None,
+        "ns_per_target": round(ns, 1),
+    }
+
+
+def corpora(train: Sequence[str], like: Sequence[str], work: Path, found: dict[str, Any]) -> dict[str, Path]:
+    """Corpora of all sizes for the bundled checkpoint, the whole last, with what it took to make and to open them."""
+    from evalkit.models.ek.container import add_corpus, read_artifact
+    from evalkit.stream import open_tokenizer
+
+    weights = add_corpus(ASSETS / "tiny.ek", None, work / "plain.ek")
+    tokenizer = open_tokenizer(read_artifact(work / "plain.ek").tokenizer_model)
+    whole = work / "all.ekc"
+    if not whole.is_file():
+        began = time.process_time()
+        done = build_corpus(train, tokenizer, whole)
+        found["build"] = {
+            "cpu_seconds": round(time.process_time() - began, 1),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "tokens": done.tokens,
+            "text_bytes": done.text_bytes,
+            "bytes": done.size,
+        }
+    sizes = {f"{size // 1_000_000} MB": size for size in CURVE} | {"artifact": CAP - weights - 200}
+    kept = {name: work / f"{size}.ekc" for name, size in sizes.items()}
+    for name, size in sizes.items():
+        if not kept[name].is_file():
+            sample_corpus(kept[name], read_corpus(whole).ids, tokenizer, size, like)
+    found["artifact_bytes"] = add_corpus(work / "plain.ek", kept["artifact"].read_bytes(), work / "artifact.ek")
+    return kept | {"all": whole}
+
+
+def opened(path: Path) -> dict[str, Any]:
+    began = time.process_time()
+    corpus = read_corpus(path)
+    read = time.process_time()
+    counts = counted(corpus, corpus.header.vocab_size, 6, 4096 << 20)
+    done = time.process_time()
+    return {
+        "bytes": corpus.size,
+        "tokens": corpus.header.tokens,
+        "documents": corpus.header.documents,
+        "grams": counts.grams,
+        "memory_bytes": counts.bytes,
+        "cpu_seconds_to_read": round(read - began, 2),
+        "cpu_seconds_to_count": round(done - read, 2),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", nargs="+", required=True)
+    parser.add_argument("--like", nargs="+", required=True)
+    parser.add_argument("--shared", required=True, help="folder with the texts to score, and checkpoints/")
+    parser.add_argument("--work", default="runs/corpus", help="columns and corpora; those that are there are used")
+    parser.add_argument("--only", nargs="+", choices=[*TEXTS, "sibling"], default=[*TEXTS, "sibling"])
+    parser.add_argument("--out", default=str(HERE / "results" / "corpus.json"))
+    args = parser.parse_args()
+    out, work, shared = Path(args.out), Path(args.work), Path(args.shared)
+    work.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = json.loads(out.read_text("utf-8")) if out.is_file() else {}
+    found |= {"command": COMMAND, "environment": environment("cpu")}
+    kept = corpora(args.train, args.like, work, found)
+    found.setdefault("corpora", {name: opened(path) for name, path in kept.items()})
+    _write(out, found)
+    for name in args.only:
+        print(name, flush=True)
+        if name == "sibling":
+            file, text, limit = SIBLING
+            own = work / "sibling.ekc"
+            if not own.is_file():
+                from evalkit.stream import open_tokenizer
+
+                build_corpus(args.like, open_tokenizer(ASSETS / "fineweb_1024_bpe.model"), own)
+            scored = Scored(shared / text, limit, str(shared / "checkpoints" / file), work / "sibling.npz")
+            found["sibling"] = {"checkpoint": file} | scored.table({"corpus": own}) | {"corpus": opened(own)}
+        else:
+            text, limit = TEXTS[name]
+            scored = Scored(shared / text, limit, None, work / f"{name}.npz")
+            found.setdefault("texts", {})[name] = scored.table(kept)
+        _write(out, found)
+    return 0
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
