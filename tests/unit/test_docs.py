@@ -86,6 +86,34 @@ def test_the_tables_of_experts_are_the_result_file(name: str) -> None:
         assert [*cells, "", ""][:3] == numbers(named[key]), key
 
 
+def corpus_tables(found: dict[str, Any]) -> dict[str, str]:
+    """The tables of docs/corpus.md, by the name of their comment."""
+
+    def line(row: dict[str, Any]) -> str:
+        if row["name"] == "base":
+            return f"{row['bpb']:.4f} | | "
+        span = f"{row['ci95'][0]:+.4f} .. {row['ci95'][1]:+.4f}" if row["name"] != "ppm" else ""
+        return f"{row['bpb']:.4f} | {row['delta_bpb']:+.4f} | {span}"
+
+    curve = ["| corpus | bytes | tokens | BPB | to ppm | 95 % interval |", "|---|---|---|---|---|---|"]
+    for row in found["texts"]["sample"]["rows"]:
+        facts = found["corpora"].get(row["name"])
+        sizes = f"{facts['bytes']:,} | {facts['tokens']:,}" if facts else " | "
+        curve.append(f"| {row['name']} | {sizes} | {line(row)} |")
+    texts = ["| text | targets | base | ppm | artifact | to ppm | 95 % interval |", "|---|---|---|---|---|---|---|"]
+    for name, scored in found["texts"].items():
+        base, ppm, row = (next(r for r in scored["rows"] if r["name"] == k) for k in ("base", "ppm", "artifact"))
+        texts.append(f"| {name} | {scored['targets']:,} | {base['bpb']:.4f} | {ppm['bpb']:.4f} | {line(row)} |")
+    return {"curve": "\n".join(curve), "texts": "\n".join(texts)}
+
+
+@pytest.mark.parametrize("name", ["curve", "texts"])
+def test_the_tables_of_corpora_are_the_result_file(name: str) -> None:
+    found = json.loads((RESULTS / "corpus.json").read_text(encoding="utf-8"))
+    page = (DOCS / "corpus.md").read_text(encoding="utf-8")
+    assert f"<!-- {name} -->\n{corpus_tables(found)[name]}\n<!-- end -->" in page
+
+
 @pytest.mark.parametrize("verb", sorted(set(VERBS) - {"lm-eval"}))  # that one hands its flags on
 def test_the_examples_of_the_help_are_accepted(verb: str, capsys) -> None:
     """Every line of ``--help`` that begins with ``evalkit`` parses, and the adapters in it exist with these settings."""
