@@ -154,7 +154,7 @@ def _long(pace: Pace, vocab_size: int, seconds: float) -> int:
 def suffices(pace: Pace, vocab_size: int) -> float:
     """Seconds whose shares (see :func:`plan`) hold the least sums, a Latin design beside them, and sixty other calls."""
     sums = LEAST_FORKS_LATIN * pace.fork(LENGTHS[0], vocab_size) / SLOW_SHARE
-    design = 2 * vocab_size * pace.of(LENGTHS[0])
+    design = 4 * vocab_size * pace.of(LENGTHS[0])
     return (sums + design + 60 * pace.of(LENGTHS[0])) / PROBING
 
 

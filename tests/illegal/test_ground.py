@@ -171,3 +171,25 @@ def test_plans_keep_to_the_longest_stream(fixed: float, per_token: float, vocab:
     assert made.length <= max(LENGTHS)
     assert made.long_length <= max(LONG)
     assert suffices(Pace(fixed, per_token), vocab) > vocab * fixed
+
+
+def test_the_page_says_what_the_benches_found() -> None:
+    root = UNSEEN.parents[2]
+    page = " ".join((root / "docs" / "verdicts.md").read_text(encoding="utf-8").split())
+    first, second, seconds = (
+        json.loads((root / "benches" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("audit_unseen_third_first", "audit_unseen_third", "audit_seconds")
+    )
+    assert f"the first run was right on {first['right']} of {first['of']}" in page
+    assert f"the second on {second['right']} of {second['of']}, without a false alarm" in page
+    assert not [r for r in second["rows"] if r["expected"] == "legal" and r["verdict"] == "violation"]
+    for row in seconds["table"]:
+        cells = (f"{row['seconds']:g}", row["scorers"], f"{row['maximum']:.1f}", f"{row['median']:.1f}", row["right"])
+        assert f"| {' | '.join(map(str, cells))} | {row['false_alarms']} |" in page
+
+
+def test_a_grown_stream_is_no_longer_than_was_asked(unseen: ModuleType) -> None:
+    for length in (48, 61, 230):
+        lab = Lab(LocalBox(unseen.HonestSilentLimit), np.random.default_rng(length), Effort())
+        for documents in (1, 2):
+            assert len(taste.grown(lab, length, surprises=True, documents=documents)) == length

@@ -71,14 +71,16 @@ def grown(lab: Lab, length: int, *, surprises: bool, documents: int) -> Stream:
     rng, writer, source = lab.rng, Writer(), Source(lab.rng, lab.vocab_size, lab.bos)
     piece = max(PIECE, length // MOST_PIECES)
     while len(writer.tokens) < length:
-        if len(writer.tokens) >= writer.tokens.count(lab.bos) * length // documents:
+        starts = writer.tokens.count(lab.bos) * length // documents
+        if len(writer.tokens) >= starts and len(writer.tokens) + 2 < length:
             writer.fresh([lab.bos, int(rng.integers(lab.vocab_size))])
-        offers = [offer for make in OFFERS if (offer := make(lab, source, writer.tokens, piece))]
+        step = max(1, min(piece, length - len(writer.tokens)))
+        offers = [offer for make in OFFERS if (offer := make(lab, source, writer.tokens, step))]
         tokens = np.array([[*writer.tokens, *offer] for offer in offers])
         scores = np.array([lab.box.score(row) for row in tokens])
         for row, told in zip(tokens, scores, strict=True):
-            lab.taste.stream(row[-piece - 1 :], told[-piece - 1 :])
-        writer.fresh(offers[int(scores[:, -piece:].sum(axis=1).argmax())])
+            lab.taste.stream(row[-step - 1 :], told[-step - 1 :])
+        writer.fresh(offers[int(scores[:, -step:].sum(axis=1).argmax())])
         if surprises and rng.random() < 0.4:
             writer.surprise(int(rng.integers(lab.vocab_size)))
     return writer.stream("own with surprises" if surprises else "own", length)
