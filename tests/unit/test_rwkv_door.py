@@ -203,7 +203,7 @@ def test_a_run_is_audited(
     door: Any, file: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluate(capsys, "--checkpoint", file, "--text", text, "--adapter", "ppm", "--out", tmp_path / "r")
-    assert main(["audit", str(tmp_path / "r"), "--probes", "40", "--json", str(tmp_path / "v.json")]) == 0
+    assert main(["audit", str(tmp_path / "r"), "--probes", "250", "--json", str(tmp_path / "v.json")]) == 0
     assert json.loads((tmp_path / "v.json").read_text())["verdict"] == "legal"
 
 
