@@ -9,7 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from learner_kit import LEARNERS, PLANS, adapters_of, fused, strict, tiny_model, tiny_stream
+from learner_kit import COMMON, LEARNERS, PLANS, adapters_of, fused, strict, tiny_model, tiny_stream
+
+from evalkit.errors import InputError
+from evalkit.plan import parse_plan
+from evalkit.scoring.score import score
 
 CASES = [(name, plan) for name in LEARNERS for plan in PLANS if plan == "sliding" or name in ("slot", "phased_ttt")]
 
@@ -85,3 +89,33 @@ def test_learners_stack_and_each_stage_is_its_own_model(tmp_path: Path) -> None:
     alone = fused(model, stream, adapters_of(first), PLANS["sliding"], tmp_path / "alone")
     assert both.shape[1] == 3
     assert np.array_equal(both[:, :2], alone)
+
+
+@pytest.mark.parametrize(
+    ("stack", "words"),
+    [
+        (
+            "slot:chunk=64 + full_ttt:chunk=64",
+            "adapter full_ttt: it trains a copy of all weights, .*put adapter full_ttt first",
+        ),
+        ("full_ttt:chunk=64 + muon_ttt:chunk=64", "adapter muon_ttt: it trains a copy of all weights"),
+        ("slot:chunk=64 + lora_ttt:chunk=64", "adapter lora_ttt: it cannot stand behind slot"),
+    ],
+)
+def test_a_learner_that_would_leave_another_behind_is_one_sentence(stack: str, words: str, tmp_path: Path) -> None:
+    """A copy stays as it was when it was taken: the score would be that of the second learner alone."""
+    with pytest.raises(InputError, match=words):
+        score(tiny_model(), tiny_stream(tmp_path), adapters_of(stack), parse_plan(PLANS["sliding"]))
+
+
+def test_low_rank_terms_follow_the_weights_that_the_learner_before_them_trains(tmp_path: Path) -> None:
+    first = f"full_ttt:{COMMON},lr=0.05"
+    both = fused(
+        tiny_model(),
+        tiny_stream(tmp_path),
+        adapters_of(f"{first} + lora_ttt:{COMMON},lr=1e-9"),
+        PLANS["sliding"],
+        tmp_path / "b",
+    )
+    np.testing.assert_allclose(both[:, 2], both[:, 1], atol=1e-4)
+    assert np.abs(both[:, 1] - both[:, 0]).max() > 0.05

@@ -143,7 +143,7 @@ def test_a_learner_can_train_a_copy(llama: Path) -> None:
     from evalkit.adapters.learners.ttt_clone import own_copy
 
     model = open_checkpoint(llama)
-    copy = own_copy(model)
+    copy = own_copy(model, "adapter full_ttt")
     ids = torch.arange(8)[None]
     before = model.logits(ids)
     with torch.no_grad():

@@ -28,7 +28,7 @@ def model(tied: bool = True) -> GolfGPT:
 
 
 def with_terms(base: GolfGPT, targets: list[str], rank: int = 3, scale: float = 0.5) -> LoraModel:
-    lora = LoraModel(sharing_copy(base), "adapter lora_ttt")
+    lora = LoraModel(sharing_copy(base, "adapter lora_ttt"), "adapter lora_ttt")
     for name in find_targets(lora.module, targets, base.vocab_size, "adapter lora_ttt"):
         lora.add(name, rank, scale)
     lora.initialise(0)
@@ -37,7 +37,7 @@ def with_terms(base: GolfGPT, targets: list[str], rank: int = 3, scale: float = 
 
 def merged(base: GolfGPT, lora: LoraModel) -> GolfGPT:
     """The plain model whose weights are W + scale B A (head apart)."""
-    plain = own_copy(base)
+    plain = own_copy(base, "adapter full_ttt")
     with torch.no_grad():
         for name, layer in lora.layers.items():
             if name != "head":
@@ -69,7 +69,7 @@ def test_terms_are_zero_at_first_and_then_the_merged_weights(tied: bool) -> None
 def test_a_sharing_copy_shares_weights_and_a_copy_does_not() -> None:
     base = model()
     state = copy.deepcopy(base.state_dict())
-    shared, own = sharing_copy(base), own_copy(base)
+    shared, own = sharing_copy(base, "adapter lora_ttt"), own_copy(base, "adapter full_ttt")
     assert shared.tok_emb.weight is base.tok_emb.weight
     assert shared.blocks is not base.blocks
     assert own.tok_emb.weight is not base.tok_emb.weight
@@ -153,7 +153,7 @@ def test_training_a_term_is_training_the_merged_weight() -> None:
     ids = torch.randint(0, 50, (1, 10))
     layer.lora_B.requires_grad_(True)
     ours = torch.autograd.grad(F.cross_entropy(lora.logits(ids, ids)[0, :-1], ids[0, 1:]), layer.lora_B)[0]
-    plain = own_copy(base)
+    plain = own_copy(base, "adapter full_ttt")
     weight = plain.get_submodule("blocks.1.mlp.fc").weight.requires_grad_(True)
     theirs = torch.autograd.grad(F.cross_entropy(plain.logits(ids)[0, :-1], ids[0, 1:]), weight)[0]
     torch.testing.assert_close(ours, layer.scale * theirs @ layer.lora_A.T, atol=1e-6, rtol=1e-4)

@@ -58,8 +58,8 @@ class WholeModelLearner(ChunkLearner):
         from evalkit.adapters.learners.ttt_clone import own_copy, select_params
         from evalkit.adapters.learners.ttt_flat import FlatParams
 
-        self._model: Any = own_copy(model)
         owner = f"adapter {self.name}"
+        self._model: Any = own_copy(model, owner)
         params = select_params(self._model.module, self.settings.train, self.settings.freeze_blocks, owner)
         flat = FlatParams(params)
         self._trainer = Trainer(self.name, flat, self._optimiser(flat))

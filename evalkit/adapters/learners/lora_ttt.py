@@ -124,7 +124,7 @@ class LoraTtt(ChunkLearner):
 
         s, owner = self.settings, f"adapter {self.name}"
         document = self._document if s.reset == "document" else None
-        lora = DocumentLoraModel(sharing_copy(model), owner, document)
+        lora = DocumentLoraModel(sharing_copy(model, owner), owner, document)
         for name in find_targets(lora.module, s.targets, model.vocab_size, owner):
             lora.add(name, s.rank, s.scale)
             layer = lora.layers[name]
@@ -146,7 +146,7 @@ class LoraTtt(ChunkLearner):
                 f"{owner}: lanes={s.lanes} cannot stand behind a learner with a state per document (slot, another lora_ttt); "
                 "give lanes=0, or drop one of them"
             )
-        lanes = LaneModel(sharing_copy(model), owner, s)
+        lanes = LaneModel(sharing_copy(model, owner), owner, s)
         for name in find_targets(lanes.module, s.targets, model.vocab_size, owner):
             lanes.add(name)
             base = lanes.layers[name].base

@@ -70,7 +70,7 @@ class PhasedTtt(LoraTtt):
         from evalkit.adapters.learners.ttt_optim import Sgd
 
         s = self.settings
-        self._base: Any = own_copy(model)
+        self._base: Any = own_copy(model, f"adapter {self.name}")
         params = select_params(self._base.module, s.train, s.freeze_blocks, f"adapter {self.name}")
         flat = FlatParams(params)
         self._base_trainer = Trainer(f"{self.name} (global phase)", flat, Sgd(flat.values, s.base_momentum))

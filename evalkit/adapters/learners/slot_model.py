@@ -28,7 +28,7 @@ class SlotModel(SplitModel):
     ) -> None:
         super().__init__(inner, owner)
         self.stream, self.in_document, self.document = stream, in_document, document
-        self.can = inner.can | {"scored"}
+        self.can |= {"scored"}
         self._last: Tensor | None = None
         self._kept: dict[int, Tensor] = {}
 

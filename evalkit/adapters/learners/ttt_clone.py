@@ -13,18 +13,37 @@ from typing import Any
 
 from torch import nn
 
+from evalkit.adapters.learners.ttt_head import SplitModel
 from evalkit.errors import InputError, nearest
 
 LAYER_NUMBER = re.compile(r"(?:^|\.)(\d+)\.")
 
 
-def own_copy(model: Any) -> Any:
-    """The model with weights of its own, gradients off."""
-    return _frozen(copy.deepcopy(model))
+def own_copy(model: Any, owner: str) -> Any:
+    """The model with weights of its own, gradients off.
+
+    InputError behind another learner: its copy would stay as it is now, whatever that learner learns.
+    """
+    if "learned" in model.can:
+        raise InputError(
+            f"{owner}: it trains a copy of all weights, which would leave behind what the learner before it learns; put "
+            f"{owner} first, or drop one of them"
+        )
+    copied = _frozen(copy.deepcopy(model))
+    copied.can = model.can | {"learned"}
+    return copied
 
 
-def sharing_copy(model: Any) -> Any:
-    """The model with modules of its own that hold the *same* weights: modules can be replaced at no cost in memory."""
+def sharing_copy(model: Any, owner: str) -> Any:
+    """The model with modules of its own that hold the *same* weights: modules can be replaced at no cost in memory.
+
+    InputError behind a learner with more than weights (slot, low-rank terms): that would be copied as it is now.
+    """
+    if isinstance(model, SplitModel):
+        raise InputError(
+            f"{owner}: it cannot stand behind slot or another learner of low-rank terms, whose learning it would leave behind; "
+            f"put {owner} before it, or drop one of them"
+        )
     tensors = [*model.module.parameters(), *model.module.buffers()]
     memo: dict[int, Any] = {id(t): t for t in tensors if not t.is_inference()}
     return _frozen(copy.deepcopy(model, memo))
