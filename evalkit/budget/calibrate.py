@@ -56,7 +56,7 @@ def calibrate(
     is two seconds in a hundred when chunks are short.
     """
     wanted = targets or max(round(SHARE * stream.n_targets), LEAST_CHUNKS * options.chunk_tokens)
-    period = _period(make_adapters(), options.chunk_tokens)
+    period = period_of(make_adapters(), options.chunk_tokens)
     wanted = min(-(-wanted // period) * period, stream.n_targets)
     began = time.perf_counter()
     around = []
@@ -82,6 +82,6 @@ def calibrate(
     return Calibration(fit(costs, period), result.record, time.perf_counter() - began, fixed, per_document)
 
 
-def _period(adapters: Sequence[Any], chunk_tokens: int) -> int:
+def period_of(adapters: Sequence[Any], chunk_tokens: int) -> int:
     """Targets after which the work of the learners repeats; 1 without a learner."""
     return math.lcm(*(learner.period or chunk_tokens for learner in families(adapters)[0]))

@@ -48,8 +48,14 @@ class Seconds:
 
 def alone(model: CostModel, shape: Shape) -> Seconds:
     """One process as it was measured: one thing after the other."""
-    parts = {place: model.place(place, shape.targets) for place in (DEVICE, HOST, LEARN)}
-    return _forecast(sum(parts.values()), model.noise, 1, parts, model.noise)
+    return one_after_the_other(
+        {place: model.place(place, shape.targets) for place in (DEVICE, HOST, LEARN)}, model.noise
+    )
+
+
+def one_after_the_other(parts: dict[str, float], noise: float) -> Seconds:
+    """``parts``: seconds of one process by place."""
+    return _forecast(sum(parts.values()), noise, 1, parts, noise)
 
 
 def over_ranks(

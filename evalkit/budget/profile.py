@@ -12,7 +12,7 @@ from typing import Any
 from evalkit.budget.calibrate import Calibration
 from evalkit.budget.costs import DEVICE, HOST, LEARN, place_of
 from evalkit.budget.forecast import Seconds, Shape, alone, over_ranks
-from evalkit.budget.hardware import Derived, Target, derive_from_gpu, derive_from_work, known_gpu
+from evalkit.budget.hardware import Derived, Target, Work, derive_from_gpu, derive_from_work, known_gpu
 from evalkit.plan import Plan, Sliding
 
 
@@ -64,20 +64,38 @@ def here(subject: Subject, ranks: int) -> Seconds:
     return replace(found, assumption=f"{ranks} ranks as fast as this one at {subject.threads} threads each")
 
 
-def on_target(subject: Subject, target: Target, work: Any) -> Seconds:
+def on_target(subject: Subject, target: Target, work: Work | None) -> Seconds:
     """On other hardware: device and learners derived, host work as here."""
-    parts = subject.parts
-    gpu = known_gpu(subject.device_name)
+    work = work if known_gpu(subject.device_name) is None else None
+    noise = subject.calibration.model.noise
+    found, derived = moved(subject.parts, subject.input_tokens, subject.shape, subject.device_name, target, work, noise)
+    return replace(found, assumption=_words(derived, subject))
+
+
+def moved(
+    parts: dict[str, float],
+    tokens: int,
+    shape: Shape,
+    device_name: str | None,
+    target: Target,
+    work: Work | None,
+    noise: float,
+) -> tuple[Seconds, Derived]:
+    """``parts``: seconds of one rank here for the whole run, by place; ``tokens`` go into its forward passes.
+
+    ``work``: a counted forward call, where this machine's GPU is not of the list.
+    """
+    gpu = known_gpu(device_name)
     if gpu is not None:
-        derived = derive_from_gpu(parts[DEVICE] / subject.input_tokens, gpu, target.gpu)
+        derived = derive_from_gpu(parts[DEVICE] / tokens, gpu, target.gpu)
     else:
+        assert work is not None
         derived = derive_from_work(work, target.gpu)
     middle = (derived.low * derived.high) ** 0.5
-    scale = middle * subject.input_tokens / parts[DEVICE] if parts[DEVICE] else 0.0
+    scale = middle * tokens / parts[DEVICE] if parts[DEVICE] else 0.0
     there = {DEVICE: parts[DEVICE] * scale, HOST: parts[HOST], LEARN: parts[LEARN] * scale}
     spread = derived.high / middle - 1.0 if middle else 0.0
-    found = over_ranks(there, subject.shape, target.count, True, subject.calibration.model.noise, spread)
-    return replace(found, assumption=_words(derived, subject))
+    return over_ranks(there, shape, target.count, True, noise, spread), derived
 
 
 def _words(derived: Derived, subject: Subject) -> str:

@@ -22,6 +22,7 @@ VERBS = {
     "zoo": "list the specimens that the audit is tested on",
     "certify": "compress a slice with the stack in the loop, and decode it",
     "profile": "where the seconds go, and whether a run fits its budget",
+    "plan": "the lowest BPB inside a budget, searched on text that is not scored",
     "compare": "two runs, paired by document",
     "ablate": "leave one adapter out at a time",
     "lm-eval": "run lm-evaluation-harness on a checkpoint with adapters",

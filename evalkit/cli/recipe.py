@@ -54,6 +54,8 @@ class RunSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     threads: int | None = None
     sentinel: bool = True
     save_scores: bool | None = None
+    planned_on: str | None = None
+    """Corpus file of the text that this recipe was chosen on (evalkit plan); a text that overlaps with it is refused."""
     tracker: list[str] = []
     """Dashboards that follow the run: NAME[:key=value,...] each, of tensorboard, wandb, trackio."""
     deterministic: bool = True
@@ -88,6 +90,7 @@ def read_recipe(path: Path) -> Recipe:
     run.text = [_beside(path, t) for t in run.text]
     run.checkpoint = _beside(path, run.checkpoint) if run.checkpoint else None
     run.tokenizer = _beside(path, run.tokenizer) if run.tokenizer else None
+    run.planned_on = _beside(path, run.planned_on) if run.planned_on else None
     adapters = []
     for table in raw.get("adapter", []):
         if not isinstance(table, dict) or "name" not in table:

@@ -40,6 +40,10 @@ def open_parts(recipe: Recipe) -> tuple[Any, Any, Any, list[Any]]:
     tokenizer, note = choose_tokenizer(run.tokenizer, run.checkpoint, model)
     text = run.text or [ASSETS / "sample.jsonl.xz"]
     stream = open_stream(text, tokenizer, limit_targets=run.limit_tokens, lossy=run.lossy)
+    if run.planned_on:
+        from evalkit.legality.provenance import check_planned
+
+        say(check_planned(run.planned_on, stream))
     for line in (*getattr(model, "notes", ()), note):
         if line:
             say(line)
@@ -140,6 +144,7 @@ def execute(
     ``stopping``: True once the process was asked to end.  ``lead``: the harness's rank 0, when there are ranks.
     """
     from evalkit.cli.progress import Progress
+    from evalkit.legality.provenance import planned_record
     from evalkit.models.hf import HuggingFaceModel
     from evalkit.report.trackers.tracker import open_trackers
     from evalkit.scoring.run import ScoreOptions, run_folder
@@ -175,6 +180,7 @@ def execute(
             "device": str(model.device),
             "threads": run.threads,
             "nproc": run.nproc,
+            **({"planned_on": planned_record(run.planned_on)} if run.planned_on else {}),
         },
     )
     with trackers, Progress(stream.n_targets, quiet=quiet) as progress:

@@ -14,15 +14,19 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from evalkit.adapters.experts.corpus import NEAR, UInt64, shingles
-from evalkit.errors import InputError
+from evalkit.adapters.experts.corpus import NEAR, UInt64, open_corpus, overlap, shingles
+from evalkit.errors import InputError, LegalityError
 from evalkit.legality.rules import ARTIFACT_BYTES
 from evalkit.legality.verdict import Check
 from evalkit.stream.corpus import WORDS
+
+if TYPE_CHECKING:
+    from evalkit.stream.stream import Stream
 
 
 @dataclass
@@ -130,6 +134,39 @@ def _near(wanted: UInt64, seen: npt.NDArray[np.bool_], val: Side, has_text: bool
     return Check(
         test="T14", name="near overlap", status="violated" if near else "ok", detail=detail, ledger="provenance"
     )
+
+
+def check_planned(path: str, stream: Stream) -> str:
+    """The text that a recipe was chosen on (a corpus file) against the text to be scored: a sentence when they differ.
+
+    LegalityError, law provenance, when a scored document or a near copy of one stands in it: choosing on what is scored
+    is a leak.  InputError when the file is not there or of another tokenizer.
+    """
+    corpus = open_corpus(path)
+    corpus.check_tokenizer(stream.tokenizer.vocab_size, stream.tokenizer.fingerprint)
+    found = overlap(corpus, stream)
+    detail = (
+        f"{found.exact} of {found.documents:,} scored documents stand among the {found.corpus_documents:,} that the recipe was "
+        f"chosen on ({path}), {found.near} share half of their {WORDS}-word sequences with them"
+    )
+    if found.exact or found.near:
+        raise LegalityError(
+            "provenance", 0, f"law provenance: {detail}; score another text, or plan again on text that is not scored"
+        )
+    return f"planned: {detail}"
+
+
+def planned_record(path: str) -> dict[str, str | int]:
+    """What run.json says of the text that its recipe was chosen on."""
+    corpus = open_corpus(path)
+    header = corpus.header
+    return {
+        "file": Path(path).name,
+        "sha256": corpus.digest,
+        "documents": header.documents,
+        "tokens": header.tokens,
+        "text_bytes": header.text_bytes,
+    }
 
 
 def artifact_check(path: str) -> Check:

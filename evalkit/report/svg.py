@@ -260,3 +260,35 @@ def ratio_plot(clouds: Sequence[Points], x_label: str, y_label: str, most: float
             parts.append(f'<path d="{reach}" {pen} stroke-width="1.3"/>')
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.6" fill="{COLOURS[i % len(COLOURS)]}"/>')
     return _svg(parts, f"{y_label} over {x_label}") + _legend([c.name for c in clouds])
+
+
+def front_plot(
+    dots: Sequence[tuple[float, float, str]],
+    front: Sequence[int],
+    chosen: int | None,
+    limit: float,
+    x_label: str,
+    y_label: str,
+) -> str:
+    """(x, y, name) over a logarithmic x (values above zero), the name on hover; the front as a stair, ``limit`` dashed.
+
+    ``front``: indexes of the dots that no other beats, by x.  ``chosen``: a ring around this one.
+    """
+    if not dots:
+        return NOTHING
+    xs, ys = [d[0] for d in dots], [d[1] for d in dots]
+    frame = Frame(*_log_padded([*xs, limit]), *padded(ys), x_label, y_label, log_x=True)
+    at = f"{frame.x(limit):.1f}"
+    parts = [*frame.axes(), f'<line class="zero" x1="{at}" x2="{at}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>']
+    stair = ""
+    for i in front:
+        x, y = frame.x(xs[i]), frame.y(ys[i])
+        stair += f"H{x:.1f}V{y:.1f}" if stair else f"M{x:.1f} {y:.1f}"
+    parts.append(f'<path d="{stair}" fill="none" {_pen(1)} stroke-width="1.5"/>' if stair else "")
+    for i, (a, b, name) in enumerate(dots):
+        colour = COLOURS[1] if i in front else COLOURS[0]
+        where = f'cx="{frame.x(a):.1f}" cy="{frame.y(b):.1f}"'
+        parts.append(f'<circle {where} r="3.2" fill="{colour}"><title>{escape(name[:200])}</title></circle>')
+        if i == chosen:
+            parts.append(f'<circle {where} r="7" fill="none" stroke="{BAD}" stroke-width="1.6"/>')
+    return _svg(parts, f"{y_label} over {x_label}")

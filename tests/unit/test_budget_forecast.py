@@ -66,12 +66,12 @@ def test_a_last_chunk_that_is_cut_short_does_not_hide_the_learning(period: int, 
 
 def test_a_phase_is_a_period_and_calibration_covers_whole_ones() -> None:
     from evalkit.adapters.registry import parse_adapter
-    from evalkit.budget.calibrate import _period
+    from evalkit.budget.calibrate import period_of
 
     stack = [parse_adapter(s) for s in ("phased_ttt:chunk=512,every=2048", "slot", "full_ttt:chunk=3072", "ppm")]
-    assert _period(stack, 512) == 6144
-    assert _period([parse_adapter("slot")], 512) == 512
-    assert _period([parse_adapter("ppm")], 512) == 1
+    assert period_of(stack, 512) == 6144
+    assert period_of([parse_adapter("slot")], 512) == 512
+    assert period_of([parse_adapter("ppm")], 512) == 1
 
 
 def test_noise_without_growth_gives_no_slope_and_an_honest_interval() -> None:

@@ -1,0 +1,120 @@
+"""How does a plan look?  Lines for a terminal, a recipe with its reasons, and one page with the front."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from typing import Any
+
+from evalkit.report.elements import cut, interval, note, section, signed, table
+from evalkit.report.html import POLICY, STYLE
+from evalkit.report.svg import front_plot
+
+SHOWN = 15
+"""Rows of the table on a terminal; the page and plan.json have all."""
+
+
+def plan_lines(report: dict[str, Any]) -> list[str]:
+    """The choice, the table of candidates, what more seconds would buy and what is a waste."""
+    chosen, ask = report["chosen"], report["ask"]
+    lines = [
+        f"{'seconds':>9} {'BPB':>8} {'gain':>9} {'95 % interval':>22}  fits  candidate (searched documents)",
+    ]
+    rows = sorted(report["candidates"], key=lambda c: (-c["rung"], c["bpb"]))
+    for c in rows[:SHOWN]:
+        span = interval(c["ci95"], "")
+        fits = "yes" if c["fits"] else "no"
+        lines.append(
+            f"{c['seconds']:>9.1f} {c['bpb']:>8.4f} {signed(c['delta_bpb']):>9} {span:>22}  {fits:<4}  {c['name']}"
+        )
+    if len(rows) > SHOWN:
+        lines.append(f"  and {len(rows) - SHOWN} more (plan.json)")
+    f = chosen["forecast"]
+    lines += [
+        f"chosen: {chosen['name']}",
+        f"  why: {report['why']}",
+        f"  forecast for {ask['targets']:,} targets on {ask['where']}: {f['total']:.1f} s ({f['low']:.1f} .. {f['high']:.1f}) "
+        f"of {ask['budget']:g} s",
+    ]
+    if report["beats_plain"]:
+        g = report["at_size"]
+        lines.append(
+            f"  gain expected at {ask['targets']:,} targets: {g['delta_bpb']:+.4f} BPB "
+            f"({g['low']:+.4f} .. {g['high']:+.4f}, for documents like these)"
+        )
+    lines += [f"more seconds would buy: {text}" for text in report["more"]]
+    lines += [f"a waste here: {text}" for text in report["waste"]]
+    lines += [f"tried on held-back documents, and not taken: {text}" for text in report["tried"]]
+    search = report["search"]
+    lines.append(
+        f"search: {search['spent']:.1f} s of {search['allowed']:.1f} s, {search['searched_documents']} documents searched, "
+        f"{search['held_documents']} held back and scored"
+    )
+    return lines
+
+
+def plan_toml(report: dict[str, Any]) -> str:
+    """``planned.toml``: a recipe, with why it was chosen as a comment."""
+    ask, chosen = report["ask"], report["chosen"]
+    f = chosen["forecast"]
+    lines = [
+        f"# Planned for {ask['budget']:g} s and {ask['targets']:,} targets on {ask['where']}.",
+        f"# Why: {report['why']}.",
+        f"# Forecast: {f['total']:.1f} s ({f['low']:.1f} .. {f['high']:.1f}).",
+        "# Chosen on the text in planned_on, so a text that overlaps with it is refused.",
+        "",
+        "[run]",
+        *(f"{key} = {_toml(value)}" for key, value in report["run"].items() if value is not None),
+    ]
+    for adapter in chosen["adapters"]:
+        lines += ["", "[[adapter]]", *(f"{key} = {_toml(value)}" for key, value in adapter.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """JSON's spelling of strings, numbers, booleans and lists is TOML's."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def plan_page(report: dict[str, Any]) -> str:
+    """``plan.html``: one page, no script."""
+    ask, rows = report["ask"], report["candidates"]
+    names = [c["name"] for c in rows]
+    chosen = names.index(report["chosen"]["name"]) if report["chosen"]["name"] in names else None
+    front = [names.index(name) for name in report["front"]]
+    dots = [(max(c["seconds"], 1e-6), c["delta_bpb"], c["name"]) for c in rows]
+    picture = front_plot(
+        dots,
+        front,
+        chosen,
+        ask["budget"],
+        f"seconds for {ask['targets']:,} targets (dashed: the budget)",
+        "BPB against plain",
+    )
+    cells = [
+        [
+            c["name"], f"{c['seconds']:.1f}", "yes" if c["fits"] else "no", f"{c['targets']:,}", f"{c['bpb']:.4f}",
+            signed(c["delta_bpb"]), interval(c["ci95"], ""),
+        ]
+        for c in sorted(rows, key=lambda c: (-c["rung"], c["bpb"]))
+    ]  # fmt: skip
+    head = ("Candidate", "seconds", "fits", "searched targets", "BPB", "against plain", "95 % interval")
+    left = "".join(f"<p>{cut(f'{name}: {reason}')}</p>" for name, reason in report["left_out"].items())
+    words = "".join(f"<p>{cut(line, 600)}</p>" for line in plan_lines(report)[min(len(rows), SHOWN) + 1 :])
+    body = "".join(
+        [
+            f"<h1>{cut('evalkit plan: ' + report['chosen']['name'])}</h1>{words}",
+            section(
+                "BPB against seconds",
+                picture,
+                note("Each dot a candidate; the stair is the front, the ring the choice."),
+            ),
+            section("Candidates", table(head, cells)),
+            section("Not measured", left),
+        ]
+    )
+    head_html = (
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<title>{escape("evalkit plan")}</title><link rel="icon" href="data:,"><style>{STYLE}</style>'
+    )
+    return f'<!doctype html>\n<html lang="en"><head>{head_html}</head><body>{body}</body></html>\n'

@@ -1,0 +1,194 @@
+"""Does a plan choose what its own records say, refuse what it was chosen on, and go on where it stopped?"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evalkit.budget.forecast import Seconds
+from evalkit.budget.plan import BEST, Candidate, Measured, choose, label, of_documents, whole_documents, whole_gain
+from evalkit.cli.main import main
+from evalkit.stream import open_texts
+from evalkit.stream.tokenizer import open_tokenizer
+from evalkit.units import LN2
+
+
+def candidate(name: str, rung: int, bpb: float, seconds: float, budget: float) -> Candidate:
+    said = Seconds(seconds, 0.97 * seconds, 1.03 * seconds, 1, "device")
+    return Candidate(name, (), rung, 1000, bpb, bpb - 2.0, None, said, said.fits(budget))
+
+
+def test_the_choice_is_the_lowest_of_those_that_fit() -> None:
+    """Twin: look at all of them, keep one."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        budget = rng.uniform(1, 10)
+        rows = [
+            candidate(str(i), int(rng.integers(0, 3)), float(rng.integers(0, 9)), rng.uniform(0, 10), budget)
+            for i in range(12)
+        ]
+        last, best = max(r.rung for r in rows), None
+        for r in rows:
+            if r.rung == last and r.seconds.high <= budget:
+                better = (
+                    best is None or r.bpb < best.bpb or (r.bpb == best.bpb and r.seconds.total < best.seconds.total)
+                )
+                best = r if better else best
+        if best is None:
+            with pytest.raises(ValueError):
+                choose(rows)
+        else:
+            assert choose(rows) is best
+
+
+def measured(doc_targets: list[int], nats: list[list[float]]) -> Measured:
+    size = [4 * n for n in doc_targets]
+    return Measured(
+        key="", targets=sum(doc_targets), doc_targets=doc_targets, bytes=size, nats=nats, wall=1.0, elapsed=1.0,
+        verbs={}, chunks=[], complete=True,
+    )  # fmt: skip
+
+
+def test_a_gain_that_grows_with_the_logarithm_is_carried_on_to_the_longer_run() -> None:
+    docs, rng = [200] * 60, np.random.default_rng(1)
+    middle = np.cumsum(docs) - 100.0
+    bits = (0.02 - 0.01 * np.log(middle) + rng.normal(0, 0.002, 60)) * 800
+    base = [1000.0] * 60
+    grown = measured(docs, [base, (1000.0 + bits * LN2).tolist()])
+    gain, low, high = whole_gain(grown, measured(docs, [base]), 120_000)
+    assert gain == pytest.approx(0.02 - 0.01 * (math.log(120_000) - 1.0), abs=0.003)
+    assert low < gain < high
+    flat = measured(docs, [base, [1000.0 - 8.0 * LN2] * 60])
+    assert whole_gain(flat, measured(docs, [base]), 120_000) == pytest.approx((-0.01, -0.01, -0.01))
+
+
+def test_samples_are_whole_documents() -> None:
+    texts = [f"document {i} " * (3 + i) for i in range(20)]
+    stream = open_texts(texts, open_tokenizer("byte"))
+    sizes = np.diff(np.append(stream.doc_start, len(stream.tokens))).tolist()
+    picked = whole_documents(sizes, [7, 3, 19, 0, 1, 2], 200)
+    part = of_documents(stream, picked)
+    assert part.total_bytes == sum(len(texts[d].encode()) for d in picked)
+    assert part.doc_start.tolist() == np.flatnonzero(part.tokens == stream.tokenizer.bos_id).tolist()
+    assert 200 <= sum(sizes[d] for d in picked) <= 400
+    assert whole_documents([5000, 900], [0, 1], 10) == [1]
+
+
+def text_file(path: Path, words: str, seed: int, documents: int = 24) -> Path:
+    rng = np.random.default_rng(seed)
+    pool = words.split()
+    lines = (json.dumps({"text": " ".join(rng.choice(pool, 45))}) for _ in range(documents))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    from evalkit.models.golf import GolfGPT, GolfOptions
+
+    folder = tmp_path_factory.mktemp("plan")
+    torch.manual_seed(0)
+    shape = {"vocab": 260, "width": 16, "layers": 1, "heads": 1, "kv_heads": 1, "hidden": 16}
+    torch.save(GolfGPT(shape, GolfOptions(), tied=True).state_dict(), folder / "model.pt")
+    text_file(folder / "mine.jsonl", "the cat sat on a mat and saw seven dogs run past two old red barns", 1)
+    text_file(folder / "other.jsonl", "some bird flew over that river while nine boats sailed under grey clouds", 2)
+    assert main(command(folder)) == 0
+    return folder
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    model = ["--checkpoint", str(folder / "model.pt"), "--tokenizer", "byte", "--threads", "1"]
+    text = ["--text", str(folder / "mine.jsonl"), "--budget", "3600", "--targets", "4000"]
+    return ["plan", *model, *text, "--search-seconds", "6", "--out", str(folder / "out"), *more]
+
+
+def test_a_plan_is_a_recipe_with_a_reason_and_a_machine_form(planned: Path) -> None:
+    report = json.loads((planned / "out" / "plan.json").read_text(encoding="utf-8"))
+    assert report["schema"] == 1
+    assert {"ask", "chosen", "plain", "candidates", "front", "left_out", "more", "waste", "why", "at_size"} <= set(
+        report
+    )
+    last = max(c["rung"] for c in report["candidates"])
+    feasible = [c for c in report["candidates"] if c["fits"] and c["rung"] == last]
+    lowest = min(feasible, key=lambda c: (c["bpb"], c["seconds"]))
+    assert report["beats_plain"]
+    assert report["chosen"]["name"] == lowest["name"] or report["tried"]
+    assert report["chosen"]["ci95"][1] < 0
+    assert {label(report["run"]["plan"], [BEST[0]]), report["plain"]["name"]} <= {
+        c["name"] for c in report["candidates"]
+    }
+    recipe = tomllib.loads((planned / "out" / "planned.toml").read_text(encoding="utf-8"))
+    assert recipe["run"]["plan"] == report["chosen"]["plan"]
+    assert recipe.get("adapter", []) == report["chosen"]["adapters"]
+    assert "<svg" in (planned / "out" / "plan.html").read_text(encoding="utf-8")
+
+
+def test_a_text_that_was_chosen_on_is_refused_and_another_is_scored(
+    planned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(planned / "out" / "planned.toml")
+    assert main(["eval", recipe, "--text", str(planned / "mine.jsonl")]) == 1
+    assert "law provenance: 24 of 24 scored documents" in capsys.readouterr().err
+    lines = (planned / "mine.jsonl").read_text(encoding="utf-8").splitlines()
+    near = {"text": json.loads(lines[0])["text"] + " and one more ending"}
+    (planned / "near.jsonl").write_text(json.dumps(near) + "\n", encoding="utf-8")
+    assert main(["eval", recipe, "--text", str(planned / "near.jsonl")]) == 1
+    assert "1 share half of their 13-word sequences" in capsys.readouterr().err
+    assert main(["eval", recipe, "--text", str(planned / "other.jsonl"), "--json", "-"]) == 0
+    said = json.loads(capsys.readouterr().out)["settings"]["planned_on"]
+    assert (said["file"], said["documents"]) == ("calibration.ekc", 24)
+    assert main(command(planned, "--scored", str(planned / "mine.jsonl"))) == 1
+
+
+def test_a_search_that_was_cut_goes_on_from_its_diary(planned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    diary, report = planned / "out" / "search.jsonl", planned / "out" / "plan.json"
+    whole, said = diary.read_bytes(), json.loads(report.read_text(encoding="utf-8"))
+    assert main(command(planned)) == 0
+    assert diary.read_bytes() == whole
+    again = json.loads(report.read_text(encoding="utf-8"))
+    assert {**again, "environment": 0} == {**said, "environment": 0}
+    lines = whole.splitlines(keepends=True)
+    diary.write_bytes(b"".join(lines[:4]) + lines[4][:-9])
+    assert main(command(planned)) == 0
+    assert diary.read_bytes().startswith(b"".join(lines[:4]))
+    capsys.readouterr()
+    assert main(command(planned, "--seed", "7")) == 2
+    assert "another search was kept here" in capsys.readouterr().err
+
+
+def test_a_plan_for_other_hardware_says_where(planned: Path, tmp_path: Path) -> None:
+    flags = [*command(planned, "--target", "8xH100", "--search-seconds", "1", "--json", str(tmp_path / "plan.json"))]
+    flags[flags.index("--out") + 1] = str(tmp_path / "there")
+    assert main(flags) == 0
+    report = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    assert report["ask"]["where"] == "8xH100"
+    assert report["chosen"]["forecast"]["ranks"] == 8
+    assert report["run"]["nproc"] == 8
+    assert "segment=1024" in report["plain"]["plan"]
+
+
+def test_a_plan_of_a_few_documents_or_without_a_budget_is_refused(
+    planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = text_file(tmp_path / "few.jsonl", "one two three", 3, documents=5)
+    given = [
+        "--checkpoint",
+        str(planned / "model.pt"),
+        "--tokenizer",
+        "byte",
+        "--text",
+        str(few),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert main(["plan", *given, "--budget", "9"]) == 2
+    assert "has 5 documents" in capsys.readouterr().err
+    assert main(["plan", *given]) == 2
+    assert "--budget" in capsys.readouterr().err
