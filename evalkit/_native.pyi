@@ -13,6 +13,9 @@ Logits = npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint
 def neg_log(p: Float64) -> Float64:
     """-log(p) by libm, one element at a time.  Nats."""
 
+def keep_large_blocks() -> bool:
+    """Freed blocks of up to a GiB stay with this process for the next batch.  False where the C library cannot."""
+
 def row_isas() -> list[str]:
     """Vector instructions that this processor has, of "base", "avx2", "avx512".  No result depends on them."""
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from evalkit import _native
 from evalkit.adapters.learners.ranks import SOLO
 from evalkit.errors import InputError
 from evalkit.harness.meet import Meeting
@@ -56,6 +57,7 @@ class Job:
             self._join(meeting.store, timeout)
             meeting.over()
         torch.set_num_threads(self.threads)
+        _native.keep_large_blocks()
 
     def _join(self, store: Any, timeout: timedelta) -> None:
         if self.device != "cpu":

@@ -1,5 +1,7 @@
 #include "../core/rows.hpp"
 
+#include "../core/pages.hpp"
+
 #include <pybind11/stl.h>
 
 #include <optional>
@@ -117,6 +119,7 @@ std::vector<std::string> isas() {
 void bind_rows(pybind11::module_& m) {
     namespace py = pybind11;
     using namespace evalkit::bind;
+    m.def("keep_large_blocks", &evalkit::keep_large_blocks);
     m.def("row_isas", &isas);
     m.def("row_sums", &sums, py::arg("logits"), py::kw_only(), py::arg("groups") = std::vector<Bool>(),
           py::arg("exponents") = std::vector<double>(), py::arg("weights") = false, py::arg("threads") = 1,

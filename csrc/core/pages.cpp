@@ -8,11 +8,23 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 namespace evalkit {
 
 namespace {
 constexpr std::size_t kHuge = std::size_t{2} << 20;
+}
+
+bool keep_large_blocks() {
+#if defined(__GLIBC__)
+    constexpr int kGib = 1 << 30;
+    return mallopt(M_MMAP_THRESHOLD, kGib) == 1 && mallopt(M_TRIM_THRESHOLD, kGib) == 1;
+#else
+    return false;
+#endif
 }
 
 Pages::Pages(std::size_t bytes) : size_(bytes) {

@@ -7,6 +7,11 @@
 
 namespace evalkit {
 
+// From now on the C library keeps freed blocks of up to a GiB for the next one of their size, instead of giving them back:
+// pages of a fresh batch of logits and rows are cleared by the kernel one fault at a time, 11 us per target at V = 2048 and
+// 8192 rows a batch, against 8 for all work on them.  False where the library has no such switch (it does as before).
+bool keep_large_blocks();
+
 // One zeroed region.  Only pages that were touched count against the machine's memory.
 class Pages {
  public:

@@ -33,6 +33,7 @@ class Stack:
         self.needs = merge_needs([e.needs for e in self.experts])
         hints = [e.needs.hints for e in self.experts]
         self._own = [1 + sum(hints[:i]) for i in range(len(hints))]
+        self._hinted = max((i + 1 for i, h in enumerate(hints) if h), default=0)
         self.whole = max((i + 1 for i, e in enumerate(self.experts) if e.needs.rows), default=0)
         """Leading stages that are given whole rows: up to the last one that reads them; columns go on behind it."""
 
@@ -59,9 +60,16 @@ class Stack:
         return self._stages(self.whole, tokens, cands, self._whole_rows(tokens, cands, p, side), side)
 
     def _stages(self, first: int, tokens: Int32, cands: Int32 | None, past: list[Float64], side: Side) -> Float64:
-        """The stages from ``first`` on; ``past``: the model's p and those after the stages before, all in these columns."""
-        for expert, own in zip(self.experts[first:], self._own[first:], strict=True):
-            past.append(expert.score(TokenChunk(tokens, cands, side, own, tuple(past[:-1])), past[-1]))
+        """The stages from ``first`` on; ``past``: the model's p and those after the stages before, all in these columns.
+
+        Behind the last stage with hints the target's column goes on alone.
+        """
+        for i in range(first, len(self.experts)):
+            if cands is not None and cands.shape[1] > 1 and i >= self._hinted:
+                cands = np.ascontiguousarray(cands[:, :1])
+                past = [np.ascontiguousarray(p[:, :1]) for p in past]
+            chunk = TokenChunk(tokens, cands, side, self._own[i], tuple(past[:-1]))
+            past.append(self.experts[i].score(chunk, past[-1]))
         column, at = tokens if cands is None else np.zeros(len(tokens), np.int32), np.arange(len(tokens))
         return np.array([p[at, column] for p in past])
 

@@ -55,9 +55,12 @@ def open_parts(recipe: Recipe) -> tuple[Any, Any, Any, list[Any]]:
 
 
 def choose_device(wanted: str, threads: int | None) -> str:
-    """'auto' is cuda where there is one; sets the CPU threads.  InputError when the device is not there."""
+    """'auto' is cuda where there is one; sets the CPU threads, keeps the memory of batches.  InputError when it is not there."""
     import torch
 
+    from evalkit import _native
+
+    _native.keep_large_blocks()
     if threads is not None:
         torch.set_num_threads(threads)
     if wanted == "auto":

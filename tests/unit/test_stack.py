@@ -105,6 +105,12 @@ def test_rows_go_up_to_the_last_stage_that_needs_them() -> None:
     assert chunk.cands is cands
     assert chunk.own == 2
     assert [h.shape for h in chunk.history] == [(3, 3)] * 2
+    stack = Stack([Hinter(1), last := Hinter(0)])
+    stack.begin(INFO)
+    stack.score(tokens, np.ascontiguousarray(cands[:, :2]), np.ones((3, 2)), Side(entropy=np.zeros(3)))
+    assert last.chunks[0].cands.tolist() == [[2], [2], [0]]
+    assert [h.shape for h in last.chunks[0].history] == [(3, 1)]
+    stack = Stack([before, Halves(), behind])
     weights = p.astype(np.float32)
     rows = Rows(weights, 1.0 / weights.astype(np.float64).sum(axis=1))
     stack.begin(INFO)
