@@ -1,4 +1,4 @@
-"""The example in docs/adapter.md is a working adapter, and the tables of docs/recipes.md are those of the result files."""
+"""The example in docs/adapter.md is a working adapter, and the tables of the pages are those of the result files."""
 
 from __future__ import annotations
 
@@ -157,3 +157,17 @@ def test_the_tables_of_strangers_and_of_the_harness_are_the_result_files() -> No
         assert rest == [f"{row['base_bpb']:.4f}", f"{row['bpb']:.4f}", pairs[row["name"]]]
     rwkv = cells(DOCS.parent / "examples" / "rwkv_door" / "README.md", "rwkv")
     assert rwkv == [[row["name"], f"{row['base_bpb']:.4f}", f"{row['bpb']:.4f}"] for row in found["rwkv"]]
+
+
+def test_the_tables_of_the_engine_are_the_result_file() -> None:
+    page = (DOCS / "scaling.md").read_text(encoding="utf-8")
+    found = json.loads((RESULTS / "engine.json").read_text(encoding="utf-8"))
+    for name, run in found.items():
+        if name.startswith("kernels"):
+            cells = [run[f"row_sums {isa}"] for isa in ("avx512", "avx2", "base")]
+            cells += [run["row_sums with weights"], run["log_bias avx512"]]
+            for cell in cells:
+                assert f"{cell['us']:.1f} ({cell['ratio']:.2f})" in page
+        else:
+            assert " | ".join(f"{run['us'][v]:.2f}" for v in ("propose", "gather", "experts", "sentinel")) in page
+            assert f"{run['beyond_forward']:.1f} ({run['ratio']:.1f})" in page
