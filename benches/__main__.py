@@ -22,6 +22,7 @@ SLOW = {
     "experts",
     "fuzz",
     "full_table",
+    "hf",
 }
 """Minutes to hours: asked for by name only."""
 

@@ -25,6 +25,7 @@ EXAMPLES = """TARGET is one of:
   evalkit audit ppm:c=4                        an adapter on a toy model; slot+ppm is a stack
   evalkit audit mine.py:factory --html v.html  any object with vocab_size and score(tokens), in its own process;
                                                mine.py:MyExpert audits an adapter class there
+  evalkit audit --checkpoint model.ek          a model alone: do its rows move with later tokens, do its passes agree?
   evalkit audit zoo:A4                         a known violation; zoo:A4:fix is its legal form, zoo:all the whole table
   evalkit audit mine.py:factory --reproduce verdict.json    ask the recorded counter-example again
   evalkit audit --log train.log other.log      no code: do the printed figures fit each other and the text?
@@ -42,6 +43,11 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("target", metavar="TARGET", nargs="?", help="see below")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="C",
+        help="without TARGET: does this model read ahead? FILE[:key=value,...] or module:Class",
+    )
     parser.add_argument("--ruleset", metavar="R", help="strict (default), readme, organizer-2026-05")
     parser.add_argument("--json", metavar="F", help="write the verdict to F; '-' prints it")
     parser.add_argument("--html", metavar="F", help="write a page with the evidence drawn")
@@ -93,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     if args.log:
         return _logs(args)
+    if args.checkpoint is not None:
+        return _checkpoint(args)
     if args.target is None:
         return _provenance(args)
     _alone(args)
@@ -131,6 +139,18 @@ def _alone(args: argparse.Namespace) -> None:
         if getattr(args, flag):
             name = flag.replace("_", "-")
             raise InputError(f"--{name} asks where text came from, without a TARGET; leave out '{args.target}'")
+
+
+def _checkpoint(args: argparse.Namespace) -> int:
+    """A model alone, asked at every border (opening asks at a dozen places)."""
+    from evalkit.cli.session import choose_device
+    from evalkit.legality.checkpoint import audit_model
+    from evalkit.models.registry import open_checkpoint
+
+    if args.target is not None:
+        raise InputError(f"--checkpoint audits a model alone, without a TARGET; leave out '{args.target}'")
+    model = open_checkpoint(args.checkpoint, device=choose_device("auto", None), trust_causal=True)
+    return _say(audit_model(model, args.checkpoint, seed=args.seed), args)
 
 
 def _provenance(args: argparse.Namespace) -> int:

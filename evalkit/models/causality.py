@@ -91,6 +91,8 @@ class Causality:
     worst: float = 0.0
     """Largest move that passed."""
     scale: float = 0.0
+    mass: float = 0.0
+    """Largest |1 - sum| of a row's probabilities in float64; infinity where a row holds NaN or +infinity."""
     calls: int = 0
     forms: list[str] = field(default_factory=list)
     """What was compared."""
@@ -155,8 +157,8 @@ def _places(length: int, rng: np.random.Generator, deep: bool) -> tuple[int, ...
     """Where the copies begin to differ, ascending, in 1 .. length-1."""
     places = {*PLACES, length - 1, int(rng.integers(400, 601)), *rng.integers(1, length, 2).tolist()}
     if deep:
-        borders = [*(1 << k for k in range(12)), *range(16, 128, 16), *range(64, length, 64)]
-        places |= {b + d for b in borders for d in (-1, 0, 1)} | set(rng.integers(1, length, 32).tolist())
+        borders = [*(1 << k for k in range(12)), *range(16, 128, 16), *range(128, length, 128)]
+        places |= {b + d for b in borders for d in (-1, 0, 1)} | set(rng.integers(1, length, 16).tolist())
     return tuple(sorted(p for p in places if 1 <= p < length))
 
 
@@ -176,6 +178,8 @@ class _Probe:
         self.base = self._call([self.ids])[0]
         finite = self.base[torch.isfinite(self.base)]
         found.scale = float((self.base - self.base.mean(-1, keepdim=True)).nan_to_num(0.0, 0.0, 0.0).abs().max())
+        sums = torch.cat([slab.double().softmax(-1).sum(-1) for slab in self.base.split(128)])
+        found.mass = float((sums - 1.0).abs().nan_to_num(float("inf")).max())
         if not finite.numel():
             return  # the loop says which row is not finite
         self._suffixes()
@@ -290,8 +294,11 @@ class _Probe:
         self._disagree("head", moved, 7 * at, -1)
 
     def _disagree(self, form: str, moved: float, row: int, changed: int) -> None:
+        """Keep the largest disagreement of each form."""
         limit = self.form * self.found.scale
-        if moved > limit:
+        known = next((m for m in self.found.moves if m.form == form), None)
+        if moved > max(limit, known.moved if known else 0.0):
+            self.found.moves = [m for m in self.found.moves if m is not known]
             self.found.moves.append(Move(form, row, changed, moved, limit, self.found.scale))
 
 

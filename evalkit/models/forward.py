@@ -111,11 +111,13 @@ class WindowForward(LocalForward):
 
     @torch.no_grad()
     def _windows(self, windows: Sequence[Window]) -> torch.Tensor:
-        logits = self.model.logits(*self._inputs(windows))
+        inputs = self._inputs(windows)
+        if "split" in self.model.can:  # sliding:512/64 computes eight rows for each one booked: no head for the others
+            rows = self.model.head(_booked(self.model.hidden(*inputs), windows))
+        else:
+            rows = _booked(self.model.logits(*inputs), windows)
         self._scored(windows)
-        if all(w.skip == windows[0].skip for w in windows):
-            return logits[:, windows[0].skip :].reshape(-1, logits.size(-1))
-        return torch.cat([row[w.skip :] for row, w in zip(logits, windows, strict=True)])
+        return rows
 
     @torch.no_grad()
     def _carry(self, window: Window) -> torch.Tensor:
@@ -146,6 +148,13 @@ class WindowForward(LocalForward):
             dtypes = arrays["dtypes"].tobytes().decode().split(",")
             flat = [torch.from_numpy(arrays[f"t{i}"].copy()).view(getattr(torch, d)) for i, d in enumerate(dtypes)]
         self._state = _unflatten(shape, iter([t.to(self.model.device) for t in flat]))
+
+
+def _booked(rows: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
+    """[B, L, D] of B windows -> [n, D], those of their targets."""
+    if all(w.skip == windows[0].skip for w in windows):
+        return rows[:, windows[0].skip :].reshape(-1, rows.size(-1))
+    return torch.cat([row[w.skip :] for row, w in zip(rows, windows, strict=True)])
 
 
 def _check_fit(model: Any, plan: Plan) -> None:

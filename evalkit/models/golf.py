@@ -122,7 +122,7 @@ class GolfBlock(nn.Module):
 class GolfGPT(nn.Module):
     """The baseline: residual mix with the embedding, U-Net skips, tied or free head, tanh softcap."""
 
-    can: ClassVar[frozenset[str]] = frozenset({"banded", "hidden", "parameters"})
+    can: ClassVar[frozenset[str]] = frozenset({"banded", "hidden", "split", "parameters"})
     max_seq_len = None
     tokenizer_model = None
 

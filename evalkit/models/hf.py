@@ -114,7 +114,7 @@ class HuggingFaceModel:
         if self.bos_id is not None and self.bos_id >= self.vocab_size:
             raise InputError(f"checkpoint {folder.name}: BOS is id {self.bos_id}, the model has {self.vocab_size} ids")
         if _splits(self):
-            self.can |= {"hidden"}
+            self.can |= {"hidden", "split"}
         why = "switched off by banded=false" if not settings.banded else _why_not_banded(self, text_config)
         if not why:
             self.can |= {"banded"}

@@ -202,3 +202,33 @@ def test_the_command_line_refuses_and_trusts_on_request(
     assert "--trust-causal" in said
     assert main([*flags, "--trust-causal"]) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["trust_causal"] is True
+
+
+def test_an_audit_of_a_checkpoint_is_the_deep_form(capsys: pytest.CaptureFixture[str]) -> None:
+    from evalkit.cli.main import main
+
+    assert main(["audit", "--checkpoint", "evalkit.legality.zoo.model:ShortConvolution", "--json", "-"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["verdict"] == "legal"
+    assert told["laws"]["causal"]["probes"] > 80
+    assert told["laws"]["normalised"]["status"] == "ok"
+    assert {c["name"] for c in told["checks"]} == {"suffix", "batch", "prefix", "repeat"}
+    assert main(["audit", "--checkpoint", "evalkit.legality.zoo.model:BlockMeans"]) == 1
+    said = capsys.readouterr().out
+    assert "when the later token" in said
+    assert main(["audit", "ppm", "--checkpoint", "x"]) == 2
+
+
+def test_a_rule_at_one_late_border_is_found_by_the_deep_form() -> None:
+    """One token ahead, at row 447 alone."""
+
+    class OneRow(ShortConvolution):
+        def mix(self, x: Any) -> Any:
+            mixed = super().mix(x)
+            if x.shape[1] > 448:
+                mixed[:, 447] += x[:, 448]
+            return mixed
+
+    assert probe(OneRow()).causal
+    found = probe(OneRow(), deep=True)
+    assert (found.moves[0].row, found.moves[0].changed) == (447, 448)

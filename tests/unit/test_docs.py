@@ -48,9 +48,9 @@ def test_the_example_adapter_runs(tmp_path: Path, capsys) -> None:
     assert run["verdicts"]["sentinel"]["worst"] < 1e-12
 
 
-def table(name: str) -> dict[str, list[str]]:
-    """Rows of the table between ``<!-- name -->`` and ``<!-- end -->`` in docs/recipes.md, by their first cell."""
-    page = (DOCS / "recipes.md").read_text(encoding="utf-8")
+def table(name: str, file: str = "recipes.md") -> dict[str, list[str]]:
+    """Rows of the table between ``<!-- name -->`` and ``<!-- end -->`` in a page of docs, by their first cell."""
+    page = (DOCS / file).read_text(encoding="utf-8")
     found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", page, re.DOTALL)
     assert found is not None, name
     cells = [[c.strip() for c in line.split("|")[1:-1]] for line in found.group(1).splitlines()]
@@ -171,3 +171,17 @@ def test_the_tables_of_the_engine_are_the_result_file() -> None:
         else:
             assert " | ".join(f"{run['us'][v]:.2f}" for v in ("propose", "gather", "experts", "sentinel")) in page
             assert f"{run['beyond_forward']:.1f} ({run['ratio']:.1f})" in page
+
+
+def test_the_table_of_hugging_face_plans_is_the_result_file() -> None:
+    rows = json.loads((RESULTS / "hf.json").read_text(encoding="utf-8"))["rows"]
+    want = {
+        r["way"]: [
+            f"{r['bpb']:.4f}",
+            f"{r['cpu_seconds']:.1f}",
+            f"{r['to_disjoint_loop']:.2f}",
+            f"{r['to_strided_loop']:.2f}",
+        ]
+        for r in rows
+    }
+    assert table("hf", "models.md") == want

@@ -98,7 +98,7 @@ def test_a_folder_opens_as_the_protocol_says(name: str, request: pytest.FixtureR
     model = open_checkpoint(folder)
     assert isinstance(model, Model)
     assert (model.vocab_size, model.max_seq_len) == (VOCAB, 64)
-    assert model.can == {"parameters", "hidden"} | ({"banded"} if name == "llama" else set())
+    assert model.can == {"parameters", "hidden", "split"} | ({"banded"} if name == "llama" else set())
     ids = torch.arange(24).reshape(2, 12)
     logits = model.logits(ids)
     assert logits.shape == (2, 12, VOCAB)
@@ -463,3 +463,23 @@ def test_models_that_keep_sliding_say_why(config: str, why: str, tmp_path: Path)
     model = open_checkpoint(save(module, tmp_path / "m"))
     assert "banded" not in model.can
     assert why in model.notes[1]
+
+
+@pytest.mark.parametrize(
+    "plan", ["sliding:seq_len=32,stride=8", "disjoint:seq_len=32", "document:seq_len=32,stride=16"]
+)
+def test_the_head_runs_where_a_target_is_booked(
+    plan: str, llama: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import evalkit
+
+    model = open_checkpoint(llama)
+    stream = open_stream([text], open_tokenizer(model.tokenizer_model))
+    seen, head = list[int](), model.head
+    monkeypatch.setattr(model, "head", lambda hidden: seen.append(hidden.numel() // hidden.size(-1)) or head(hidden))
+    apart = evalkit.score(model, stream, [], parse_plan(plan)).run["totals"]["nats"]
+    assert sum(seen) == stream.n_targets
+    model.can -= {"split"}
+    whole = evalkit.score(model, stream, [], parse_plan(plan)).run["totals"]["nats"]
+    assert sum(seen) == stream.n_targets
+    assert math.isclose(apart, whole, rel_tol=1e-7)

@@ -24,7 +24,7 @@ class SplitModel:
     def __init__(self, inner: Any, owner: str) -> None:
         self.inner, self.owner = inner, owner
         self.vocab_size, self.max_seq_len = inner.vocab_size, inner.max_seq_len
-        self.can, self.fingerprint = inner.can | {"learned"}, inner.fingerprint
+        self.can, self.fingerprint = (inner.can - {"split"}) | {"learned"}, inner.fingerprint
         self.tokenizer_model, self.device, self.module = inner.tokenizer_model, inner.device, inner.module
 
     def scored(self, windows: Sequence[Window]) -> None:

@@ -25,7 +25,7 @@ class ArtifactModel:
     """
 
     def __init__(self, artifact: Artifact, module: GPT, device: torch.device) -> None:
-        self.can = frozenset({"banded", "hidden", "parameters"} | ({"corpus"} if artifact.corpus else set()))
+        self.can = frozenset({"banded", "hidden", "split", "parameters"} | ({"corpus"} if artifact.corpus else set()))
         self.config = artifact.config
         self.vocab_size: int = artifact.config.vocab_size
         self.max_seq_len: int | None = artifact.config.max_seq_len
