@@ -160,7 +160,7 @@ class HuggingFaceModel:
             else:
                 rows.append(self.module(**fed, use_cache=False).logits[0, -len(new) :].float())
             past = past[-window:]
-        return torch.cat(rows), (past,)
+        return (rows[0] if len(rows) == 1 else torch.cat(rows)), (past,)
 
     def _banded_input(self, ids: Tensor, window: int) -> dict[str, Tensor]:
         """int64 [n] -> arguments of a forward: BOS if it is added, copies of the sinks, the ids.
