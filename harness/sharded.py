@@ -173,7 +173,7 @@ def rank_stats(job: Job) -> dict[str, Any]:
 
 
 class ShardedForward:
-    """:class:`evalkit.models.base.Forward` for one sweep, over all ranks."""
+    """:class:`evalkit.models.rows.Forward` for one sweep, over all ranks."""
 
     def __init__(self, crew: Crew, sweep: int) -> None:
         self._crew, self._sweep = crew, sweep

@@ -33,10 +33,10 @@ BUILT_IN = {
     "backoff": "evalkit.adapters.experts.mixing:Backoff",
     "log_bias": "evalkit.adapters.experts.rows:LogBias",
     "temperature": "evalkit.adapters.experts.rows:Temperature",
-    "full_ttt": "evalkit.adapters.learners.full_ttt:FullTtt",
+    "full_ttt": "evalkit.adapters.learners.whole:FullTtt",
     "lora_ttt": "evalkit.adapters.learners.lora_ttt:LoraTtt",
-    "muon_ttt": "evalkit.adapters.learners.muon_ttt:MuonTtt",
-    "phased_ttt": "evalkit.adapters.learners.phased_ttt:PhasedTtt",
+    "muon_ttt": "evalkit.adapters.learners.whole:MuonTtt",
+    "phased_ttt": "evalkit.adapters.learners.phased:PhasedTtt",
     "slot": "evalkit.adapters.learners.slot:Slot",
 }
 GROUP = "evalkit.adapters"

@@ -1,9 +1,9 @@
-"""The Model protocol: ids and their owners in, rows of logits out; and Forward, a model run over the chunks of a plan."""
+"""The Model protocol and its faces: ids and their owners in, rows of logits out."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from evalkit.errors import InputError
@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from evalkit.models.rows import Answer, Ask
-    from evalkit.plan import Chunk, Window
+    from evalkit.plan import Window
     from evalkit.stream.corpus import Corpus
 
 
@@ -84,36 +83,6 @@ class HiddenModel(Protocol):
 class CorpusModel(Protocol):
     corpus: Corpus
     """Text that travels with the checkpoint, to be counted before the first target; its ids are the checkpoint's own."""
-
-
-class Forward(Protocol):
-    """A model run over the chunks of a plan: units of windows go out with what is asked of them and come back finished.
-
-    One process or many ranks, windows or documents that learn: the same shape, the same bits.
-    """
-
-    ask: Ask
-    """What to ask of each unit, set by whoever scores before the first chunk; the targets alone if it is left.  It is
-    called in stream order and may be called for units far ahead of the rows that were taken."""
-    world_size: int
-
-    def rows(self, chunk: Chunk, /) -> Iterator[Answer]:
-        """Finished rows of the chunk's targets, in stream order; chunks must be asked for in order."""
-        ...
-
-    def snapshot(self) -> bytes:
-        """What the chunk taken last leaves to the next one; empty when the plan carries nothing that far."""
-        ...
-
-    def restore(self, state: bytes) -> None: ...
-
-    def ranks(self) -> list[dict[str, Any]]:
-        """For run.json, one entry a rank; empty in one process."""
-        ...
-
-    def tracks(self) -> dict[int, list[tuple[str, float, float]]]:
-        """For the trace, (verb, begin, end) in seconds of the wall clock by rank; empty in one process."""
-        ...
 
 
 class ScoredModel(Protocol):

@@ -23,7 +23,7 @@ from evalkit.plan import Chunk, Plan, Window, owners
 
 
 class LocalForward(ABC):
-    """What one process can compute of a :class:`~evalkit.models.base.Forward`: any unit, as soon as its question stands."""
+    """What one process can compute of a :class:`~evalkit.models.rows.Forward`: any unit, as soon as its question stands."""
 
     world_size: int = 1
     hands_on: ClassVar[bool] = False

@@ -1,14 +1,15 @@
 """What is asked of consecutive rows of logits before they are computed, and the answer: all that a stack reads of them.
 
-The reduction itself, which needs torch, is in ``reduce.py``.
+The reduction itself, which needs torch, is in ``reduce.py``.  Whoever answers is a :class:`Forward`.
 
 Shape legend: n targets, V vocabulary, K candidate ids per target, column 0 the target itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -81,3 +82,33 @@ class Answer:
 def exp_floored(logp: Float64) -> Float64:
     """Exp of nats float64, floored at P_FLOOR."""
     return np.maximum(_native.exp_values(np.ascontiguousarray(logp)), P_FLOOR)
+
+
+class Forward(Protocol):
+    """A model run over the chunks of a plan: units of windows go out with what is asked of them and come back finished.
+
+    One process or many ranks, windows or documents that learn: the same shape, the same bits.
+    """
+
+    ask: Ask
+    """What to ask of each unit, set by whoever scores before the first chunk; the targets alone if it is left.  It is
+    called in stream order and may be called for units far ahead of the rows that were taken."""
+    world_size: int
+
+    def rows(self, chunk: Chunk, /) -> Iterator[Answer]:
+        """Finished rows of the chunk's targets, in stream order; chunks must be asked for in order."""
+        ...
+
+    def snapshot(self) -> bytes:
+        """What the chunk taken last leaves to the next one; empty when the plan carries nothing that far."""
+        ...
+
+    def restore(self, state: bytes) -> None: ...
+
+    def ranks(self) -> list[dict[str, Any]]:
+        """For run.json, one entry a rank; empty in one process."""
+        ...
+
+    def tracks(self) -> dict[int, list[tuple[str, float, float]]]:
+        """For the trace, (verb, begin, end) in seconds of the wall clock by rank; empty in one process."""
+        ...

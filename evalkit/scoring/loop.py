@@ -21,8 +21,7 @@ from evalkit import _native
 from evalkit.adapters.base import Float64, Learner, Receipt
 from evalkit.adapters.stack import Stack
 from evalkit.errors import DivergenceError, EvalkitError, Stopped
-from evalkit.models.base import Forward
-from evalkit.models.rows import Answer, Question
+from evalkit.models.rows import Answer, Forward, Question
 from evalkit.plan import Chunk
 from evalkit.scoring.guard import Guard
 from evalkit.scoring.journal import Journal

@@ -14,7 +14,8 @@ from evalkit.adapters.base import Expert, Learner, Needs, StreamInfo
 from evalkit.adapters.info import carried, stream_info
 from evalkit.adapters.stack import Stack
 from evalkit.errors import InputError
-from evalkit.models.base import Forward, Model, require_protocol
+from evalkit.models.base import Model, require_protocol
+from evalkit.models.rows import Forward
 from evalkit.plan import Banded, Chunk, Plan, Sliding
 from evalkit.scoring.environment import code_fingerprint
 from evalkit.scoring.ledger import Ledger

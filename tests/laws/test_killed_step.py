@@ -20,8 +20,8 @@ from evalkit.scoring.journal import read_journal
 from evalkit.scoring.scores import read_scores
 from evalkit.scoring.state import load_snapshot
 
-SGD, ADAMW = "evalkit.adapters.learners.ttt_optim:Sgd.step", "evalkit.adapters.learners.ttt_optim:AdamW.step"
-MUON, SLOT = "evalkit.adapters.learners.ttt_muon:MuonStep.step", "evalkit.adapters.learners.slot_state:SlotState.step"
+SGD, ADAMW = "evalkit.adapters.learners.optim:Sgd.step", "evalkit.adapters.learners.optim:AdamW.step"
+MUON, SLOT = "evalkit.adapters.learners.whole:MuonStep.step", "evalkit.adapters.learners.slot:SlotState.step"
 LANES = "evalkit.adapters.learners.lora_lanes:LaneModel._step"
 N = 300
 

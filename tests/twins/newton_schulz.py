@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evalkit.adapters.learners.newton_schulz import SAFETY, coefficients
+from evalkit.adapters.learners.optim import SAFETY, coefficients
 
 
 def orthogonalise_by_svd(g: np.ndarray, steps: int = 5, polar: bool = False) -> np.ndarray:

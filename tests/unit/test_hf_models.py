@@ -140,7 +140,7 @@ def test_the_command_line_scores_it_with_an_adapter(llama: Path, text: Path, cap
 
 
 def test_a_learner_can_train_a_copy(llama: Path) -> None:
-    from evalkit.adapters.learners.ttt_clone import own_copy
+    from evalkit.adapters.learners.weights import own_copy
 
     model = open_checkpoint(llama)
     copy = own_copy(model, "adapter full_ttt")

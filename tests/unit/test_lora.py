@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from evalkit.adapters.learners.heads import head_weight
 from evalkit.adapters.learners.lora import LoraModel, find_targets, load_adapter, save_adapter
-from evalkit.adapters.learners.ttt_clone import own_copy, sharing_copy
-from evalkit.adapters.learners.ttt_head import head_weight
+from evalkit.adapters.learners.weights import own_copy, sharing_copy
 from evalkit.errors import InputError
 from evalkit.models.golf import GolfGPT, GolfOptions
 

@@ -7,10 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalkit.adapters.learners.slot import SlotSettings
-from evalkit.adapters.learners.slot_fit import StepsFit
-from evalkit.adapters.learners.slot_gradient import row_gradients
-from evalkit.adapters.learners.slot_state import Pace, SlotState
+from evalkit.adapters.learners.slot import Pace, SlotSettings, SlotState, StepsFit, row_gradients
 from tests.twins.slot_gradient import row_gradients_naive
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from evalkit.adapters.learners.ttt_head import head_weight
+from evalkit.adapters.learners.heads import head_weight
 from evalkit.errors import InputError
 from evalkit.models.ek.config import GPTConfig, parameter_count, parameter_shapes
 from evalkit.models.ek.container import read_artifact, write_artifact

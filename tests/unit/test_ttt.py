@@ -10,15 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from evalkit.adapters.base import Receipt, TokenLedger
-from evalkit.adapters.learners.full_ttt import FullTttSettings
-from evalkit.adapters.learners.muon_ttt import MuonTttSettings
-from evalkit.adapters.learners.newton_schulz import orthogonalise
+from evalkit.adapters.learners.learner import Booked, ChunkClock, same_length, training_windows
+from evalkit.adapters.learners.optim import AdamW, Sgd, orthogonalise
 from evalkit.adapters.learners.ranks import SOLO
-from evalkit.adapters.learners.ttt_clock import Booked, ChunkClock
-from evalkit.adapters.learners.ttt_flat import FlatParams
-from evalkit.adapters.learners.ttt_muon import MuonStep
-from evalkit.adapters.learners.ttt_optim import AdamW, Sgd
-from evalkit.adapters.learners.ttt_windows import same_length, training_windows
+from evalkit.adapters.learners.weights import FlatParams
+from evalkit.adapters.learners.whole import FullTttSettings, MuonStep, MuonTttSettings
 from tests.twins.newton_schulz import orthogonalise_by_svd
 from tests.twins.ttt_windows import context_of_target
 
@@ -165,7 +161,7 @@ def test_flat_parameters_are_views_and_other_dtypes_are_written_back() -> None:
 
 
 def test_cosine_falls_to_zero_at_the_declared_horizon_and_is_noted() -> None:
-    from evalkit.adapters.learners.full_ttt import FullTtt
+    from evalkit.adapters.learners.whole import FullTtt
 
     s = FullTttSettings(schedule="cosine", horizon=1000, lr=2.0)
     assert [round(s.lr_at(x), 6) for x in (0, 500, 1000, 5000)] == [2.0, 1.0, 0.0, 0.0]

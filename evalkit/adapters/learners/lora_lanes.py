@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evalkit.adapters.base import Receipt
-from evalkit.adapters.learners.ttt import GROWTH
-from evalkit.adapters.learners.ttt_head import SplitModel
+from evalkit.adapters.learners.heads import SplitModel
+from evalkit.adapters.learners.learner import GROWTH
 from evalkit.errors import DivergenceError, EvalkitError, InputError
 
 

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from evalkit.adapters.base import Receipt, StreamInfo
-from evalkit.adapters.learners.ttt import ChunkLearner, Trainer, TttSettings, at_least, fraction, positive
-from evalkit.adapters.learners.ttt_clock import Booked
+from evalkit.adapters.learners.learner import Booked, ChunkLearner, Trainer, TttSettings, at_least, fraction, positive
 from evalkit.errors import EvalkitError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evalkit.adapters.learners.lora_document import DocumentLoraModel
+    from evalkit.adapters.learners.lora import DocumentLoraModel
     from evalkit.adapters.learners.lora_lanes import LaneModel
     from evalkit.models.base import Model
 
@@ -107,7 +106,7 @@ class LoraTtt(ChunkLearner):
         self.lanes, self.batched = self.settings.lanes, self.settings.batched
 
     def _attach(self, model: Model, info: StreamInfo) -> Model:
-        from evalkit.adapters.learners.ttt_document import CurrentDocument
+        from evalkit.adapters.learners.learner import CurrentDocument
 
         self._lanes = self._build_lanes(model, info.seed) if self.settings.lanes else None
         if self._lanes is not None:
@@ -118,9 +117,8 @@ class LoraTtt(ChunkLearner):
         return self._model
 
     def _build(self, model: Any, seed: int) -> DocumentLoraModel:
-        from evalkit.adapters.learners.lora import check_rank, find_targets, load_adapter
-        from evalkit.adapters.learners.lora_document import DocumentLoraModel
-        from evalkit.adapters.learners.ttt_clone import sharing_copy
+        from evalkit.adapters.learners.lora import DocumentLoraModel, check_rank, find_targets, load_adapter
+        from evalkit.adapters.learners.weights import sharing_copy
 
         s, owner = self.settings, f"adapter {self.name}"
         document = self._document if s.reset == "document" else None
@@ -135,10 +133,10 @@ class LoraTtt(ChunkLearner):
         return lora
 
     def _build_lanes(self, model: Any, seed: int) -> LaneModel:
+        from evalkit.adapters.learners.heads import SplitModel
         from evalkit.adapters.learners.lora import check_rank, find_targets
         from evalkit.adapters.learners.lora_lanes import LaneModel
-        from evalkit.adapters.learners.ttt_clone import sharing_copy
-        from evalkit.adapters.learners.ttt_head import SplitModel
+        from evalkit.adapters.learners.weights import sharing_copy
 
         s, owner = self.settings, f"adapter {self.name}"
         if isinstance(model, SplitModel):  # another learner's model, whose state a copy would leave behind
@@ -160,8 +158,8 @@ class LoraTtt(ChunkLearner):
         return 0 if self.settings.lanes else self.settings.chunk
 
     def _begin_flat(self) -> None:
-        from evalkit.adapters.learners.ttt_flat import FlatParams
-        from evalkit.adapters.learners.ttt_optim import AdamW
+        from evalkit.adapters.learners.optim import AdamW
+        from evalkit.adapters.learners.weights import FlatParams
 
         params = self._model.named_params()
         flat = FlatParams(params)

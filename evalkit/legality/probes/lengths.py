@@ -8,14 +8,11 @@ position is free in every probe (a causal score does not see it), so the filling
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from evalkit.legality.scorer import Box, Float64, Int64, ScorerFault
-
-if TYPE_CHECKING:
-    from evalkit.legality.probes.lab import Lab
 
 FIRST = 64
 LONGEST = 1 << 20
@@ -48,10 +45,24 @@ class Lengths:
         return f"the scorer takes {', '.join(words)}; the probes were made to fit" if words else ""
 
 
+class Asking(Protocol):
+    """What finding the lengths needs of an audit in progress (:class:`evalkit.legality.probes.lab.Lab`)."""
+
+    box: Box
+    rng: np.random.Generator
+    lengths: Lengths
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def bos(self) -> int: ...
+    def late(self) -> bool: ...
+
+
 class Fitted:
     """A box whose streams are made to fit, and which answers no more once the lab's time is over."""
 
-    def __init__(self, box: Box, lab: Lab) -> None:
+    def __init__(self, box: Box, lab: Asking) -> None:
         self.box, self.lab = box, lab
         self.facts, self.meter = box.facts, box.meter
 
@@ -87,7 +98,7 @@ class Fitted:
         return np.concatenate([tokens, filling], axis=-1)
 
 
-def find(lab: Lab) -> Lengths:
+def find(lab: Asking) -> Lengths:
     """Least length, multiple and announced limit, found by asking; ScorerFault when no stream at all is taken."""
     box, most = lab.box, lab.box.facts.max_tokens or LONGEST
     first = min(FIRST, most)
@@ -100,7 +111,7 @@ def find(lab: Lab) -> Lengths:
     raise fault
 
 
-def _shape(lab: Lab, taken: int, most: int) -> Lengths:
+def _shape(lab: Asking, taken: int, most: int) -> Lengths:
     """Multiple and least length of a scorer that takes ``taken`` tokens."""
     takes = lambda n: 0 < n <= most and _refusal(lab, lab.box, n) is None  # noqa: E731
     divisors = [d for d in range(1, taken + 1) if taken % d == 0]
@@ -115,7 +126,7 @@ def _shape(lab: Lab, taken: int, most: int) -> Lengths:
     return Lengths(high * multiple, max(taken, most // multiple * multiple), multiple)
 
 
-def longest(lab: Lab, wanted: int) -> Lengths:
+def longest(lab: Asking, wanted: int) -> Lengths:
     """The lab's lengths with ``most`` at what is really taken, looked for up to ``wanted`` tokens."""
     known = lab.lengths
     high = known.within(wanted)
@@ -129,7 +140,7 @@ def longest(lab: Lab, wanted: int) -> Lengths:
     return Lengths(known.least, max(known.least, low * known.multiple), known.multiple)
 
 
-def _refusal(lab: Lab, box: Box, length: int) -> ScorerFault | None:
+def _refusal(lab: Asking, box: Box, length: int) -> ScorerFault | None:
     """None when a stream of this length is scored; the fault when score() raises, whatever stands in the stream."""
     found = None
     for tokens in (lab.rng.integers(0, lab.vocab_size, length), np.full(length, lab.bos)):

@@ -8,15 +8,12 @@ stream is grown piece by piece: several continuations are scored, the likeliest 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from evalkit.legality.probes.streams import Source, Stream, Writer
-from evalkit.legality.scorer import Float64, Int64
-
-if TYPE_CHECKING:
-    from evalkit.legality.probes.lab import Lab
+from evalkit.legality.scorer import Box, Float64, Int64
 
 KEPT = 12
 """Likeliest followers that are remembered of each token."""
@@ -63,7 +60,20 @@ class Taste:
         return out
 
 
-def grown(lab: Lab, length: int, *, surprises: bool, documents: int) -> Stream:
+class Asking(Protocol):
+    """What growing a stream needs of an audit in progress (:class:`evalkit.legality.probes.lab.Lab`)."""
+
+    box: Box
+    rng: np.random.Generator
+    taste: Taste
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def bos(self) -> int: ...
+
+
+def grown(lab: Asking, length: int, *, surprises: bool, documents: int) -> Stream:
     """A stream of the scorer's liking: the likeliest of a few continuations, piece by piece.
 
     surprises: a random token now and then.  documents: how many beginnings (BOS and a random token) it has.
@@ -86,15 +96,15 @@ def grown(lab: Lab, length: int, *, surprises: bool, documents: int) -> Stream:
     return writer.stream("own with surprises" if surprises else "own", length)
 
 
-def _greedy(lab: Lab, source: Source, tokens: list[int], piece: int) -> list[int]:
+def _greedy(lab: Asking, source: Source, tokens: list[int], piece: int) -> list[int]:
     return lab.taste.walk(lab.rng, tokens[-1], piece, greedy=True) or source.words(piece, tokens[-1])
 
 
-def _drawn(lab: Lab, source: Source, tokens: list[int], piece: int) -> list[int]:
+def _drawn(lab: Asking, source: Source, tokens: list[int], piece: int) -> list[int]:
     return lab.taste.walk(lab.rng, tokens[-1], piece, greedy=False) or source.words(piece, tokens[-1])
 
 
-def _period(lab: Lab, source: Source, tokens: list[int], piece: int) -> list[int]:
+def _period(lab: Asking, source: Source, tokens: list[int], piece: int) -> list[int]:
     """What followed the last earlier occurrence of the last token, over and over."""
     where = [t for t in range(len(tokens) - 1) if tokens[t] == tokens[-1]]
     if not where:
@@ -102,7 +112,7 @@ def _period(lab: Lab, source: Source, tokens: list[int], piece: int) -> list[int
     return np.resize(tokens[where[-1] + 1 :], piece).tolist()
 
 
-def _copied(lab: Lab, source: Source, tokens: list[int], piece: int) -> list[int]:
+def _copied(lab: Asking, source: Source, tokens: list[int], piece: int) -> list[int]:
     """A passage from earlier on."""
     if len(tokens) < 2 * piece:
         return []
@@ -110,4 +120,4 @@ def _copied(lab: Lab, source: Source, tokens: list[int], piece: int) -> list[int
     return tokens[start : start + piece]
 
 
-OFFERS: tuple[Callable[[Lab, Source, list[int], int], list[int]], ...] = (_greedy, _drawn, _period, _copied)
+OFFERS: tuple[Callable[[Asking, Source, list[int], int], list[int]], ...] = (_greedy, _drawn, _period, _copied)

@@ -14,9 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from evalkit.adapters.base import StreamInfo
+from evalkit.adapters.learners.learner import Booked, ChunkClock, Trainer, at_least, fraction, positive
 from evalkit.adapters.learners.lora_ttt import LoraSettings, LoraTtt
-from evalkit.adapters.learners.ttt import Trainer, at_least, fraction, positive
-from evalkit.adapters.learners.ttt_clock import Booked, ChunkClock
 from evalkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,9 +64,8 @@ class PhasedTtt(LoraTtt):
     Settings: ClassVar[type[LoraSettings]] = PhasedTttSettings
 
     def _attach(self, model: Model, info: StreamInfo) -> Model:
-        from evalkit.adapters.learners.ttt_clone import own_copy, select_params
-        from evalkit.adapters.learners.ttt_flat import FlatParams
-        from evalkit.adapters.learners.ttt_optim import Sgd
+        from evalkit.adapters.learners.optim import Sgd
+        from evalkit.adapters.learners.weights import FlatParams, own_copy, select_params
 
         s = self.settings
         self._base: Any = own_copy(model, f"adapter {self.name}")

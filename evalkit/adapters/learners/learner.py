@@ -1,27 +1,195 @@
-"""What do all chunk-clock learners share?  Settings, the training step, snapshots, and the sum over ranks."""
+"""Learners train the model on booked text: the chunk clock, the training windows, and the step they share.
+
+``text`` is what a learner holds: ``before`` booked tokens of context, then the chunk's targets.  Every target has a loss
+in exactly one window; a window's inputs end just before its last target and reach back ``seq_len`` tokens when the text
+goes back so far, so that all windows but the stream's first have one length and run in one batch.
+
+Between two updates the state of one document is at hand: the one that the last booked target belongs to.  Documents that
+begin inside the chunk under way start from nothing, so their positions must not see it.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
 from msgspec import Meta
+from torch import Tensor
 
-from evalkit.adapters.base import KEEP_CONTEXT, Learner, Receipt, Settings, StreamInfo
+from evalkit.adapters.base import KEEP_CONTEXT, Float64, Learner, Receipt, Settings, StreamInfo
 from evalkit.adapters.learners.ranks import SOLO, Ranks
-from evalkit.adapters.learners.ttt_clock import Booked, ChunkClock
-from evalkit.adapters.learners.ttt_windows import batch_nats, same_length, training_windows
 from evalkit.errors import DivergenceError, EvalkitError, InputError
-from evalkit.plan import Window
+from evalkit.plan import Window, owners
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from evalkit.adapters.learners.ttt_flat import FlatParams
-    from evalkit.adapters.learners.ttt_optim import Optimiser
+    from evalkit.adapters.learners.optim import Optimiser
+    from evalkit.adapters.learners.weights import FlatParams
     from evalkit.models.base import Model
+
+
+Int64 = npt.NDArray[np.int64]
+
+
+def training_windows(before: int, n: int, seq_len: int, overlap: int = 0) -> list[Window]:
+    """Windows over text positions [before, before + n), ``before`` >= 1; each takes seq_len - overlap new targets.
+
+    ``overlap`` inputs at the front of a full window are context without loss (0 <= overlap < seq_len).
+    """
+    end, step = before + n, seq_len - overlap
+    edges = ((lo, min(lo + step, end)) for lo in range(before, end, step))
+    return [Window(max(0, hi - 1 - seq_len), lo, hi) for lo, hi in edges]
+
+
+def same_length(windows: Sequence[Window], tokens: int) -> Iterator[list[Window]]:
+    """Batches of windows of one length, at most ``tokens`` input tokens each (at least one window)."""
+    batch: list[Window] = []
+    for window in sorted(windows, key=lambda w: -w.length):
+        if batch and (window.length != batch[0].length or (len(batch) + 1) * window.length > tokens):
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+def batch_nats(model: Any, booked: Booked, windows: Sequence[Window]) -> Tensor:
+    """Sum of nats over the windows' targets, a scalar tensor that carries gradients.  Windows have one length."""
+    import torch
+    import torch.nn.functional as F
+
+    ids, of = (np.stack([x[w.start : w.hi - 1] for w in windows]) for x in (booked.text, booked.owners))
+    inputs, owners = torch.from_numpy(ids).to(model.device), torch.from_numpy(of).to(model.device)
+    targets = torch.from_numpy(np.stack([booked.text[w.start + 1 : w.hi] for w in windows])).to(model.device)
+    for row, window in zip(targets, windows, strict=True):
+        row[: window.skip] = -100
+    logits = model.logits(inputs, owners).float()
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
+
+
+@dataclass(frozen=True)
+class Booked:
+    """Targets [lo, hi) that are booked, to learn from.
+
+    text int64: ``before`` booked tokens of context, then the targets.  nats float64 [hi - lo], as booked.
+    owners int64, of text: the stream position where the document of each token begins, -1 when that is not at hand.
+    """
+
+    lo: int
+    hi: int
+    text: Int64
+    before: int
+    nats: Float64
+    owners: Int64
+
+    def since(self, position: int) -> Booked | None:
+        """Only the targets after text position ``position``, which becomes the first context token; None if none."""
+        if position <= 0:
+            return self
+        before = max(1, self.before - position)
+        skipped = max(0, position + 1 - self.before)
+        if skipped >= self.hi - self.lo:
+            return None
+        lo, text, nats = self.lo + skipped, self.text[position:], self.nats[skipped:]
+        return Booked(lo, self.hi, text, before, nats, self.owners[position:])
+
+
+class ChunkClock:
+    """``chunk`` targets a tick (0: every receipt), on a grid that counts from the stream's first target.
+
+    ``_document``: where the document of the last booked token begins; ``_owner``: that of the token before ``_lo``.
+    """
+
+    def __init__(self, chunk: int, keep: int, bos_id: int) -> None:
+        """``keep``: context tokens to hold before the pending targets (at most KEEP_CONTEXT, what a receipt carries)."""
+        self.chunk, self.keep, self._bos_id = chunk, min(keep, KEEP_CONTEXT), bos_id
+        self._next = self._document = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._lo = self._before = self._owner = 0
+        self._text: list[np.ndarray] = []
+        self._nats: list[np.ndarray] = []
+
+    def add(self, receipt: Receipt) -> Booked | None:
+        """Collect; returns everything pending when the grid is crossed.  EvalkitError when receipts leave a gap."""
+        if self._next and receipt.lo != self._next:
+            raise EvalkitError(f"a learner got targets from {receipt.lo} after {self._next - 1}: receipts leave a gap")
+        self._next = receipt.hi
+        if not self._text:
+            context = receipt.context[-self.keep :]
+            self._lo, self._before, self._text = receipt.lo, len(context), [context.astype(np.int64)]
+            self._owner = self._document
+        begun = np.flatnonzero(receipt.tokens == self._bos_id)
+        if len(begun):
+            self._document = receipt.lo + int(begun[-1])
+        self._text.append(receipt.tokens.astype(np.int64))
+        self._nats.append(receipt.nats)
+        if self.chunk and (receipt.hi - 1) // self.chunk == (receipt.lo - 1) // self.chunk:
+            return None
+        text, nats = np.concatenate(self._text), np.concatenate(self._nats)
+        booked = Booked(self._lo, receipt.hi, text, self._before, nats, self._owners(text))
+        self._clear()
+        return booked
+
+    def _owners(self, text: Int64) -> Int64:
+        """Of pending tokens: from the BOS among them, and the one before them that owns their first target's input."""
+        first = self._lo - self._before
+        starts = first + np.flatnonzero(text == self._bos_id)
+        if self._owner <= first:
+            starts = np.concatenate(([self._owner], starts))
+        return owners(starts, first, first + len(text))
+
+    def state(self) -> dict[str, Tensor]:
+        """What is pending, as tensors."""
+        import torch
+
+        text = np.concatenate(self._text) if self._text else np.empty(0, np.int64)
+        nats = np.concatenate(self._nats) if self._nats else np.empty(0)
+        head = [self._next, self._lo, self._before, self._document, self._owner]
+        return {
+            "clock.head": torch.tensor(head, dtype=torch.int64),
+            "clock.text": torch.from_numpy(text),
+            "clock.nats": torch.from_numpy(nats),
+        }
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self._clear()
+        self._next, self._lo, self._before, self._document, self._owner = (int(v) for v in state["clock.head"])
+        if len(state["clock.text"]):
+            self._text = [state["clock.text"].numpy()]
+            self._nats = [state["clock.nats"].numpy()]
+
+
+class CurrentDocument:
+    """``start``: stream position of the current document's BOS."""
+
+    def __init__(self, bos_id: int) -> None:
+        self.bos_id, self.start = bos_id, 0
+
+    def mask(self, owners: Tensor) -> Tensor | None:
+        """Owners int64 (see :class:`evalkit.models.base.Model`) -> bool of their shape; None when all are its own."""
+        mine = owners == self.start
+        return None if bool(mine.all()) else mine
+
+    def observe(self, receipt: Receipt) -> bool:
+        """Move on past a booked chunk; True when a new document has begun in it."""
+        places = (receipt.tokens == self.bos_id).nonzero()[0]
+        if len(places):
+            self.start = receipt.lo + int(places[-1])
+        return len(places) > 0
+
+    def state(self) -> dict[str, Tensor]:
+        return {"document": torch.tensor(self.start)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self.start = int(state["document"])
 
 
 class TttSettings(Settings, frozen=True):
