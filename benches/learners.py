@@ -45,7 +45,7 @@ STACKS = {
     "experts": EXPERTS,
     "muon_ttt + experts": ["muon_ttt", *EXPERTS],
 }
-LANES = "lora_ttt:reset=document,lanes=16,targets=[q,v,o,mlp],chunk=256"
+LANES = "lora_lanes:lanes=16,targets=[q,v,o,mlp],chunk=256"
 BY_DOCUMENT = {
     "base": [],
     "lora_ttt, lanes": [LANES],

@@ -35,11 +35,14 @@ BUILT_IN = {
     "temperature": "evalkit.adapters.experts.rows:Temperature",
     "full_ttt": "evalkit.adapters.learners.whole:FullTtt",
     "lora_ttt": "evalkit.adapters.learners.lora_ttt:LoraTtt",
+    "lora_lanes": "evalkit.adapters.learners.lora_lanes:LoraLanes",
     "muon_ttt": "evalkit.adapters.learners.whole:MuonTtt",
     "phased_ttt": "evalkit.adapters.learners.phased:PhasedTtt",
     "slot": "evalkit.adapters.learners.slot:Slot",
 }
 GROUP = "evalkit.adapters"
+MOVED = {("lora_ttt", "lanes"): "lora_lanes:lanes=16", ("lora_ttt", "batched"): "lora_lanes:batched=true"}
+"""(adapter, setting) that became an adapter of its own, and how it is written now."""
 
 
 def known() -> dict[str, str]:
@@ -60,6 +63,9 @@ def adapter_class(name: str) -> type:
 def make_adapter(name: str, raw: Mapping[str, Any] | None = None) -> Any:
     """Name and raw settings (strings of the command line, or TOML values) -> an adapter, ready for begin()."""
     kind, raw = adapter_class(name), raw or {}
+    for setting in raw:
+        if now := MOVED.get((name, setting)):
+            raise InputError(f"adapter {name}: setting '{setting}' became an adapter of its own; write {now}")
     struct = getattr(kind, "Settings", None)
     if struct is None:
         if raw:

@@ -118,7 +118,7 @@ def options(
 
     Nothing with lanes: they have one plan and one epoch.
     """
-    if any(getattr(learner.settings, "lanes", 0) for learner in learners):
+    if any(learner.lanes for learner in learners):
         return []
     from evalkit.budget.work import input_tokens
 

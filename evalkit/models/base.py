@@ -30,10 +30,11 @@ class Text(Protocol):
 class Model(Protocol):
     """Shape legend: B windows, L positions, V vocabulary, D width.
 
-    ``can`` is the subset of {"banded", "corpus", "hidden", "learned", "parameters", "scored", "split"} that the model offers;
-    see BandedModel, CorpusModel, HiddenModel and ScoredModel for what is behind four of them; "parameters" means ``module``
-    is a torch nn.Module whose named parameters decide the logits (test-time training), "learned" that a learner made it,
-    "split" that logits are head(hidden), position by position and nothing else: the head may run on booked positions alone.
+    ``can`` is the subset of {"banded", "corpus", "hidden", "lanes", "learned", "parameters", "scored", "split"} that the
+    model offers; see BandedModel, CorpusModel, HiddenModel and ScoredModel for what is behind four of them; "parameters"
+    means ``module`` is a torch nn.Module whose named parameters decide the logits (test-time training), "lanes" that
+    documents learn inside the pass that scores them (models/lanes.py), "learned" that a learner made it, "split" that logits
+    are head(hidden), position by position and nothing else: the head may run on booked positions alone.
 
     Every method that takes ``ids`` takes ``owners`` beside them, int64 of the same shape: for each position the stream
     position of the first token (BOS) of the document that it belongs to, -1 outside any document (padding).  The owner

@@ -55,8 +55,8 @@ class LaneForward(LocalForward):
     ) -> None:
         if plan.name != "document":
             raise InputError(
-                f"{model.owner}: lanes={model.lanes} trains documents apart, but plan {plan.name} scores across them; "
-                "give --plan document:seq_len=512,stride=256, or lanes=0"
+                f"{model.owner}: it trains documents apart, but plan {plan.name} scores across them; "
+                "give --plan document:seq_len=512,stride=256"
             )
         super().__init__(model, plan, text, needs, groups)
         self._starts = set(np.asarray(text.doc_start).tolist())
@@ -178,6 +178,6 @@ def open_forward(
     batch_tokens: int,
 ) -> LocalForward:
     """The forward that fits the model: by windows, or by documents where it has lanes."""
-    if getattr(model, "lanes", 0):
+    if "lanes" in model.can:
         return LaneForward(model, plan, stream, needs, groups)
     return WindowForward(model, plan, stream, needs, groups, batch_tokens)

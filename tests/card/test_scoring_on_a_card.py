@@ -19,7 +19,7 @@ from evalkit.plan import parse_plan
 from evalkit.scoring.score import ScoreOptions, score
 from evalkit.scoring.scores import read_scores
 
-LANES = "lora_ttt:reset=document,targets=[q,v,mlp],rank=3,chunk=16,lr=0.05,lanes=4"
+LANES = "lora_lanes:targets=[q,v,mlp],rank=3,chunk=16,lr=0.05,lanes=4"
 EXPERTS = "ppm + match + best_agree + tilt + backoff + hedge + log_bias + temperature"
 CLOSE = 2e-5
 """Nats: the host's attention kernel is fused, the card's is not."""

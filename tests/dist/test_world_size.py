@@ -157,7 +157,7 @@ def test_documents_that_learn_by_themselves_are_shared_out(
     checkpoint: Path, text: Path, shared: str, chunk: int
 ) -> None:
     """Chunks of 64 cut documents: the state goes with them to another rank."""
-    lanes = f"lora_ttt:reset=document,targets=[q,v,mlp],rank=2,chunk=16,lr=0.05,lanes=3{shared}"
+    lanes = f"lora_lanes:targets=[q,v,mlp],rank=2,chunk=16,lr=0.05,lanes=3{shared}"
     make, plan = parts_of(checkpoint, text, (lanes, "ppm"), 700), Document(seq_len=32, stride=16)
     options = ScoreOptions(chunk_tokens=chunk, batch_tokens=100)
     model, stream, adapters = make()
@@ -174,7 +174,7 @@ def test_a_document_that_a_chunk_cuts_goes_on_after_a_resume_on_other_ranks(
 ) -> None:
     monkeypatch.setattr(loop_module, "SNAPSHOT_SECONDS", 0.0)
     monkeypatch.setattr(loop_module, "SNAPSHOT_SHARE", 0.0)
-    lanes = "lora_ttt:reset=document,targets=[q,v,mlp],rank=2,chunk=16,lr=0.05,lanes=2"
+    lanes = "lora_lanes:targets=[q,v,mlp],rank=2,chunk=16,lr=0.05,lanes=2"
     make, plan = parts_of(checkpoint, text, (lanes, "ppm"), 500), Document(seq_len=32, stride=16)
     options = ScoreOptions(chunk_tokens=64, batch_tokens=100)
     whole = score_on_threads(1, make, plan, options, out=tmp_path / "whole")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evalkit.adapters.base import TokenLedger
-from evalkit.adapters.learners.lora_ttt import LoraTtt
+from evalkit.adapters.learners.lora_lanes import LoraLanes
 from evalkit.adapters.registry import parse_adapter
 from evalkit.cli.main import main
 from evalkit.legality.certificate import bundle
@@ -20,15 +20,15 @@ from evalkit.legality.scorer import LocalBox
 from evalkit.stream.shard import read_shard
 from evalkit.stream.tokenizer import ByteTokenizer
 
-SPEC = "lora_ttt:reset=document,lanes=3,chunk=8,rank=2,lr=0.05,targets=[q,v,mlp]"
+SPEC = "lora_lanes:lanes=3,chunk=8,rank=2,lr=0.05,targets=[q,v,mlp]"
 SMALL = Effort(length=40, streams=1, cuts=12, forks=1, long_length=0, latin_length=0, own=0, shrink=8)
 
 
-class Early(LoraTtt):
+class Early(LoraLanes):
     """Steps on the tokens that it is given as inputs, nearly all of them targets of the rows that it then returns."""
 
-    def _build_lanes(self, model: Any, seed: int) -> Any:
-        lanes = super()._build_lanes(model, seed)
+    def _build(self, model: Any, seed: int) -> Any:
+        lanes = super()._build(model, seed)
         real = lanes.lane_logits
 
         def early(index: Any, ids: Any, owners: Any) -> Any:
@@ -42,13 +42,13 @@ class Early(LoraTtt):
         return lanes
 
 
-class Neighbours(LoraTtt):
+class Neighbours(LoraLanes):
     """What one document learns, every lane learns too."""
 
-    def _build_lanes(self, model: Any, seed: int) -> Any:
+    def _build(self, model: Any, seed: int) -> Any:
         import torch
 
-        lanes = super()._build_lanes(model, seed)
+        lanes = super()._build(model, seed)
         real = lanes._step
 
         def everywhere(index: Any, grad: Any, booked: Any) -> None:
@@ -59,22 +59,22 @@ class Neighbours(LoraTtt):
         return lanes
 
 
-class Unwashed(LoraTtt):
+class Unwashed(LoraLanes):
     """A document begins with what the one before has learned, and says that it does not."""
 
-    def _build_lanes(self, model: Any, seed: int) -> Any:
-        lanes = super()._build_lanes(model, seed)
+    def _build(self, model: Any, seed: int) -> Any:
+        lanes = super()._build(model, seed)
         lanes.start = lambda lane: None
         return lanes
 
 
-def verdict_of(cls: type[LoraTtt]) -> Any:
+def verdict_of(cls: type[LoraLanes]) -> Any:
     settings = parse_adapter(SPEC).settings
     return audit(LocalBox(lambda: toy_scorer([cls(settings)])), target=cls.__name__, effort=SMALL)
 
 
 def test_honest_lanes_pass() -> None:
-    found = verdict_of(LoraTtt)
+    found = verdict_of(LoraLanes)
     assert found.violated() == set(), found.reason
     assert found.laws["causal"].probes >= 12
     assert found.laws["causal"].worst == 0.0, "not one bit may move"

@@ -44,7 +44,7 @@ CASES = {
     "lora_ttt": Case("lora_ttt:chunk=64,seq_len=32,rank=4,targets=[q,v,mlp,head]", ADAMW, 6, 3),
     "lora_ttt per document": Case(f"lora_ttt:{COMMON},rank=4,reset=document,epochs=3", ADAMW, 8, 3),
     "lora_ttt lanes": Case(
-        "lora_ttt:reset=document,lanes=3,chunk=16,rank=3,lr=0.05,targets=[q,v,mlp]", LANES, 9, 2, "values", PLANS["document"]
+        "lora_lanes:lanes=3,chunk=16,rank=3,lr=0.05,targets=[q,v,mlp]", LANES, 9, 2, "values", PLANS["document"]
     ),
     "phased_ttt, its document": Case(f"phased_ttt:{COMMON},rank=4,every=128,base_lr=0.05,epochs=2", ADAMW, 6, 3),
     "phased_ttt, its base": Case(f"phased_ttt:{COMMON},rank=4,every=128,base_lr=0.05,base_epochs=2", SGD, 2, 2),

@@ -21,7 +21,7 @@ from evalkit.scoring.score import ScoreOptions, score
 from evalkit.scoring.scores import read_scores
 
 PLAN = "document:seq_len=32,stride=16"
-SPEC = "lora_ttt:reset=document,targets=[q,v,mlp],rank=3,chunk=16,lr=0.05"
+SPEC = "lora_lanes:targets=[q,v,mlp],rank=3,chunk=16,lr=0.05"
 
 
 def run(lanes: int, out: Path, tokens: int = 128, stream: Any = None, more: str = "", **options: Any) -> np.ndarray:
@@ -128,8 +128,8 @@ def test_cut_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (",warm_a=true", "lanes=2 needs warm_a=false, got True"),
-        (",epochs=2", "lanes=2 needs epochs=1, got 2"),
+        (",epochs=2", "has no setting 'epochs'"),
+        (",rank=0", "setting rank must be at least 1, got 0"),
         (" + slot", "must be the last learner"),
     ],
 )
@@ -141,13 +141,13 @@ def test_what_lanes_cannot_do_is_one_sentence(more: str, sentence: str, tmp_path
 @pytest.mark.parametrize("first", ["slot", "lora_ttt:reset=document,chunk=64"])
 def test_lanes_behind_another_document_state_are_one_sentence(first: str, tmp_path: Path) -> None:
     stack = adapters_of(f"{first} + {SPEC},lanes=2")
-    with pytest.raises(InputError, match="lanes=2 cannot stand behind a learner with a state per document"):
+    with pytest.raises(InputError, match="cannot stand behind slot or another learner of low-rank terms"):
         score(tiny_model(), tiny_stream(tmp_path), stack, parse_plan(PLAN))
 
 
 def test_lanes_need_their_plan_and_stop_when_they_diverge(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="batched=true puts lanes into one forward call, but lanes=0"):
-        adapters_of(f"{SPEC},batched=true")
+    with pytest.raises(InputError, match="'lanes' became an adapter of its own; write lora_lanes:lanes=16"):
+        adapters_of("lora_ttt:reset=document,lanes=2")
     stream = tiny_stream(tmp_path)
     with pytest.raises(InputError, match="scores across them; give --plan document"):
         score(tiny_model(), stream, adapters_of(f"{SPEC},lanes=2"), parse_plan("disjoint:seq_len=32"))

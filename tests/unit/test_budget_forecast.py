@@ -218,7 +218,7 @@ def test_a_profile_names_every_verb_and_says_what_fits(
 def test_documents_that_learn_by_themselves_have_one_plan_and_one_epoch(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lanes = "lora_ttt:reset=document,lanes=2,chunk=16,rank=2,targets=[q,v]"
+    lanes = "lora_lanes:lanes=2,chunk=16,rank=2,targets=[q,v]"
     plan = ["--plan", "document:seq_len=64,stride=32"]
     code, report = profile(flags, capsys, *plan, "--adapter", lanes, "--tokens", "1024")
     assert code == 0

@@ -1,6 +1,7 @@
-"""How does each document learn low-rank terms of its own, in the pass that scores it?  One bank of states, one lane each.
+"""``lora_lanes``: each document learns low-rank terms of its own, in the pass that scores it.
 
-Documents are independent when the state starts afresh in each: row b of a forward call uses the state of its lane.  One
+Documents are independent when the state starts afresh in each.  A bank holds one state per lane; row b of a forward call
+uses the state of its lane.  One
 forward serves score and gradient: the rows are committed first, the step comes after.  (parameter-golf #77, there in
 order of length; here in stream order.)  Each document has forward calls of its own, so that its rows do not move by one
 bit with its neighbours; with ``batched`` as many documents as there are lanes share them.
@@ -9,16 +10,115 @@ bit with its neighbours; with ``batched`` as many documents as there are lanes s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 
-from evalkit.adapters.base import Receipt
+from evalkit.adapters.base import Learner, Receipt, Settings, StreamInfo
 from evalkit.adapters.learners.heads import SplitModel
-from evalkit.adapters.learners.learner import GROWTH
+from evalkit.adapters.learners.learner import GROWTH, at_least, fraction, positive
+from evalkit.adapters.learners.lora import check_rank, find_targets
+from evalkit.adapters.learners.weights import sharing_copy
 from evalkit.errors import DivergenceError, EvalkitError, InputError
+
+if TYPE_CHECKING:
+    from evalkit.models.base import Model
+
+
+class LoraLanesSettings(Settings, frozen=True):
+    """Settings of ``lora_lanes``."""
+
+    lanes: Annotated[int, Meta(description="documents that are under way at a time, each with a state of its own")] = 16
+    batched: Annotated[
+        bool,
+        Meta(
+            description="one forward call for so many documents (for a GPU); rows then move in their last digits with the "
+            "neighbours, so there is no audit and no certificate"
+        ),
+    ] = False
+    chunk: Annotated[int, Meta(description="targets of a document between two steps")] = 256
+    rank: Annotated[int, Meta(description="rank of every low-rank term")] = 8
+    alpha: Annotated[float | None, Meta(description="the term is scaled by alpha / rank; none: by 1")] = None
+    targets: Annotated[
+        tuple[str, ...], Meta(description="q, k, v, o, mlp, or names of linear layers, * is a wildcard; not the head")
+    ] = ("q", "v", "o", "mlp")
+    lr: Annotated[float, Meta(description="learning rate of AdamW")] = 0.005
+    betas: Annotated[tuple[float, float], Meta(description="decay of AdamW's moments, per step")] = (0.9, 0.95)
+    weight_decay: Annotated[float, Meta(description="share of A and B lost per unit of learning rate")] = 0.0
+    clip: Annotated[float, Meta(description="largest norm of a document's gradient; 0: as it is")] = 1.0
+
+    def __post_init__(self) -> None:
+        owner = "adapter lora_lanes"
+        for name in ("lanes", "chunk", "rank"):
+            at_least(owner, name, getattr(self, name), 1)
+        at_least(owner, "targets (number of)", len(self.targets), 1)
+        if "head" in self.targets:
+            raise InputError(
+                f"{owner}: targets must not name the head, got {list(self.targets)}; write targets=[q,v,o,mlp]"
+            )
+        positive(owner, "lr", self.lr)
+        if self.alpha is not None:
+            positive(owner, "alpha", self.alpha)
+        for beta in self.betas:
+            fraction(owner, "betas", beta)
+        for name in ("weight_decay", "clip"):
+            at_least(owner, name, getattr(self, name), 0)
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+
+class LoraLanes(Learner):
+    """Trains low-rank terms afresh in each document, in the pass that scores it (plan ``document``)."""
+
+    name: ClassVar[str] = "lora_lanes"
+    Settings: ClassVar[type[LoraLanesSettings]] = LoraLanesSettings
+
+    def __init__(self, settings: LoraLanesSettings | None = None) -> None:
+        self.settings: LoraLanesSettings = settings or LoraLanesSettings()
+        self.lanes, self.batched = self.settings.lanes, self.settings.batched
+        self._model: LaneModel | None = None
+
+    def attach(self, model: Model, info: StreamInfo) -> Model:
+        """A model of its own to score with; the caller's is left alone.  InputError when it cannot be trained."""
+        owner = f"adapter {self.name}"
+        if "parameters" not in model.can:
+            raise InputError(f"{owner}: this model offers no parameters to train; choose an expert such as ppm")
+        self._model = self._build(model, info.seed)
+        return self._model
+
+    def _build(self, model: Model, seed: int) -> LaneModel:
+        s, owner = self.settings, f"adapter {self.name}"
+        lanes = LaneModel(sharing_copy(model, owner), owner, s)
+        for name in find_targets(lanes.module, s.targets, model.vocab_size, owner):
+            lanes.add(name)
+            base = lanes.layers[name].base
+            check_rank(owner, name, (base.out_features, base.in_features), s.rank)
+        lanes.begin(seed)
+        return lanes
+
+    def observe(self, receipt: Receipt) -> None:
+        """Nothing is left: each document learned from its own receipts on the way."""
+
+    def snapshot(self) -> bytes:
+        """Empty: a document that a chunk cuts hands its state on with the forward pass."""
+        return b""
+
+    def restore(self, state: bytes) -> None:
+        if state:
+            raise EvalkitError(f"the snapshot of {self.name} has {len(state)} bytes, it keeps none")
+
+    def detach(self) -> None:
+        """Let go of the copy; the user's model was never changed."""
+        self._model = None
+
+    def state_bytes(self) -> int:
+        """Weights, gradient and moments of every lane."""
+        return 0 if self._model is None else self._model.bytes
 
 
 class LaneLinear(nn.Module):
@@ -47,20 +147,19 @@ class LaneModel(SplitModel):
 
     values: Tensor
 
-    def __init__(self, inner: Any, owner: str, settings: Any) -> None:
+    def __init__(self, inner: Any, owner: str, settings: LoraLanesSettings) -> None:
         super().__init__(inner, owner)
+        self.can |= {"lanes"}
         self.settings = settings
         self.lanes, self.chunk, self.batched = settings.lanes, settings.chunk, settings.batched
         self.layers: dict[str, LaneLinear] = {}
         self._index: Tensor | None = None
 
     def logits(self, ids: Tensor, owners: Tensor) -> Tensor:
-        raise InputError(f"{self.owner}: lanes={self.lanes} is scored document by document; give lanes=0 here")
+        raise InputError(f"{self.owner}: it is scored document by document; here only lora_ttt:reset=document will do")
 
     def hidden(self, ids: Tensor, owners: Tensor) -> Tensor:
-        raise InputError(
-            f"{self.owner}: with lanes={self.lanes} it must be the last learner of the stack; or give lanes=0"
-        )
+        raise InputError(f"{self.owner}: it must be the last learner of the stack; move it behind the others")
 
     def add(self, name: str) -> None:
         """Put a bank of low-rank terms on the linear layer ``name``."""

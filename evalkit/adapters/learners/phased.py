@@ -48,8 +48,6 @@ class PhasedTttSettings(LoraSettings, frozen=True):
         at_least(owner, "base_epochs", self.base_epochs, 1)
         at_least(owner, "base_batch", self.base_batch, 0)
         at_least(owner, "freeze_blocks", self.freeze_blocks, 0)
-        if self.lanes:
-            raise InputError(f"{owner}: phases need one order of documents, got lanes={self.lanes}; give lanes=0")
         if self.chunk and self.every % self.chunk:
             raise InputError(
                 f"{owner}: every={self.every} is not a multiple of chunk={self.chunk}, so phases would fall inside a chunk; "

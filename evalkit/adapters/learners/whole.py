@@ -65,8 +65,8 @@ class WholeModelLearner(ChunkLearner):
     def _attach(self, model: Model, info: StreamInfo) -> Model:
         from evalkit.adapters.learners.weights import FlatParams, own_copy, select_params
 
-        self._model: Any = own_copy(model, owner)
         owner = f"adapter {self.name}"
+        self._model: Any = own_copy(model, owner)
         params = select_params(self._model.module, self.settings.train, self.settings.freeze_blocks, owner)
         flat = FlatParams(params)
         self._trainer = Trainer(self.name, flat, self._optimiser(flat))
