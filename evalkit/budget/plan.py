@@ -235,11 +235,11 @@ def ladders_for(
     if "parameters" in model.can:
         short = plain.replace(f"block={block}", "block=256") if banded else f"disjoint:seq_len={min(256, window)}"
         apart = f"document:seq_len={window},stride={max(1, window // 2)}"
-        lanes = {"reset": "document", "lanes": 16, "chunk": max(1, window // 2), "targets": ["q", "v", "o", "mlp"]}
+        lanes = {"lanes": 16, "chunk": max(1, window // 2), "targets": ["q", "v", "o", "mlp"]}
         found += [
             Ladder(short, (("muon_ttt", {"epochs": 1}),), best),
             Ladder(short, (("muon_ttt", {}),), best),
-            Ladder(apart, (("lora_ttt", lanes),), best),
+            Ladder(apart, (("lora_lanes", lanes),), best),
         ]
     return plain, [own, *found] if own else found
 
