@@ -114,14 +114,14 @@ def run_folder(checkpoint: Path, text: Path, tmp_path_factory: pytest.TempPathFa
     return out
 
 
-def verdict_of(folder: Path, tmp_path: Path, *more: str) -> tuple[int, dict]:
+def verdict_of(folder: Path, tmp_path: Path, *more: str, probes: int = 40) -> tuple[int, dict]:
     path = tmp_path / "verdict.json"
-    code = main(["audit", str(folder), "--probes", "450", "--json", str(path), *more])
+    code = main(["audit", str(folder), "--probes", str(probes), "--json", str(path), *more])
     return code, json.loads(path.read_text())
 
 
 def test_a_run_is_legal_and_says_what_was_looked_at(run_folder: Path, tmp_path: Path) -> None:
-    code, found = verdict_of(run_folder, tmp_path, "--html", str(tmp_path / "v.html"))
+    code, found = verdict_of(run_folder, tmp_path, "--html", str(tmp_path / "v.html"), probes=450)
     assert code == 0, found["reason"]
     assert found["verdict"] == "legal"
     assert found["ledgers"]["record"]["status"] == "ok"
