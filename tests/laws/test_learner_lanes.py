@@ -129,7 +129,7 @@ def test_cut_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("more", "sentence"),
     [
         (",epochs=2", "has no setting 'epochs'"),
-        (",rank=0", "setting rank must be at least 1, got 0"),
+        (",clip=-1", "setting clip must be at least 0, got -1"),
         (" + slot", "must be the last learner"),
     ],
 )

@@ -89,7 +89,7 @@ def test_the_door_gives_a_model_that_scores_as_the_file_says(file: Path) -> None
     assert not ArtifactDoor.sniff(Path(__file__))
     model = ArtifactDoor.load(file)
     assert isinstance(model, Model)
-    assert model.can == {"banded", "hidden", "parameters"}
+    assert model.can == {"banded", "hidden", "parameters", "split"}
     assert model.vocab_size == 270
     assert model.max_seq_len == 64
     reference = GPT(CONFIG)

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evalkit.adapters.base import Side
+from evalkit.models.rows import Answer
 from evalkit.scoring.calibration import EDGES, Calibration
 from evalkit.scoring.loop import _pieces
 from evalkit.scoring.sentinel import ENTRIES, ROW_EVERY, Sentinel, rows_a_chunk
@@ -53,10 +55,12 @@ def test_drawing_from_the_rows_is_called_calibrated() -> None:
 
 @given(lo=st.integers(0, 50), n=st.integers(1, 60), probes=st.lists(st.integers(0, 120), max_size=12))
 def test_pieces_cover_a_batch_and_begin_at_every_probe(lo: int, n: int, probes: list[int]) -> None:
-    pieces = _pieces(lo, lo + n, probes)
-    assert [a for a, _, _ in pieces] + [n] == [0] + [b for _, b, _ in pieces]
-    assert all(a < b for a, b, _ in pieces)
-    assert {lo + a for a, _, probed in pieces if probed} == {p for p in probes if lo <= p < lo + n}
+    inside = {p for p in probes if lo <= p < lo + n}
+    rows = Answer(lo, np.zeros((n, 1), np.int32), np.zeros((n, 1)), Side(), probed={p: np.ones(1) for p in inside})
+    pieces = list(_pieces(rows))
+    assert [a for a, _ in pieces] + [n] == [0] + [b for _, b in pieces]
+    assert all(a < b for a, b in pieces)
+    assert {lo + a for a, _ in pieces} == {lo} | inside
 
 
 @pytest.mark.parametrize(
@@ -84,7 +88,7 @@ def test_more_rows_change_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
 
     import evalkit
     from evalkit.models.golf import GolfGPT, GolfOptions, build
-    from evalkit.scoring import score as module
+    from evalkit.scoring import run as module
     from evalkit.stream import Stream, open_tokenizer
 
     torch.manual_seed(0)
