@@ -110,8 +110,8 @@ def test_a_gate_at_every_thousandth_target_is_met_by_the_audit(
 def test_a_patched_copy_of_the_checkout(checkpoint: Path, text: Path, tmp_path: Path) -> None:
     """As a person would: copy, change one line, score, audit, paste the command of the verdict."""
     shutil.copytree(Path(evalkit.__file__).parent, tmp_path / "evalkit", ignore=shutil.ignore_patterns("__pycache__"))
-    source = tmp_path / "evalkit" / "adapters" / "experts" / "ppm.py"
-    line = "return self._core.score(as_int32(chunk.tokens), cands, as_float64(p), *self._side(chunk.side))"
+    source = tmp_path / "evalkit" / "adapters" / "experts" / "native.py"
+    line = "return self._core.score(tokens=as_int32(chunk.tokens), cands=cands, p=as_float64(p), **more)"
     assert source.read_text().count(line) == 1
     source.write_text(source.read_text().replace(line, f"{line} * np.where(cands == chunk.tokens[:, None], 1.01, 1.0)"))
 

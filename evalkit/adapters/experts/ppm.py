@@ -21,9 +21,19 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from msgspec import Meta
 
-from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Settings, Side, StreamInfo, TokenChunk
+from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Settings, Side, StreamInfo
 from evalkit.adapters.experts.corpus import counted, open_corpus, overlap
-from evalkit.adapters.experts.native import MIB, as_float64, as_int32, check_memory, check_orders, native, one_target
+from evalkit.adapters.experts.native import (
+    MIB,
+    Kernel,
+    NativeExpert,
+    as_float64,
+    as_int32,
+    check_memory,
+    check_orders,
+    native,
+    one_target,
+)
 from evalkit.errors import EvalkitError, InputError
 from evalkit.stream.corpus import Corpus, Overlap
 from evalkit.stream.stream import Stream
@@ -141,17 +151,16 @@ class PpmSettings(Settings, frozen=True):
         return list(self.c) if isinstance(self.c, tuple) else [self.c] * len(self.stream_orders)
 
 
-class Ppm:
+class Ppm(NativeExpert[PpmSettings]):
     """Exact n-gram counts of the scored text, mixed into the model's row order by order."""
 
     name: ClassVar[str] = "ppm"
-    Settings: ClassVar[type[PpmSettings]] = PpmSettings
+    Settings: ClassVar[type[Settings]] = PpmSettings
 
     def __init__(self, settings: PpmSettings | None = None) -> None:
-        self.settings = settings or PpmSettings()
+        super().__init__(settings)
         self._learned = self.settings.escape == "learned"
         self._vocab = 0
-        self._core: Any = None
         self._counted: Any = None
 
     @property
@@ -159,11 +168,10 @@ class Ppm:
         wanted = self._learned and self.settings.side
         return Needs(entropy=wanted, top=wanted)
 
-    def begin(self, info: StreamInfo) -> None:
+    def make(self, info: StreamInfo) -> Kernel:
         """Fresh tables.  InputError when the memory bound does not hold the empty tables."""
         self._vocab = info.vocab_size
-        self._core = self._learned_core(info) if self._learned else self._dirichlet_core(info)
-        self._core.begin(info.first_token)
+        return self._learned_core(info) if self._learned else self._dirichlet_core(info)
 
     def _dirichlet_core(self, info: StreamInfo) -> Any:
         s, orders = self.settings, self.settings.stream_orders
@@ -228,30 +236,20 @@ class Ppm:
         corpus.check_tokenizer(stream.tokenizer.vocab_size, stream.tokenizer.fingerprint)
         return overlap(corpus, stream)
 
-    def propose(self, tokens: Int32) -> Int32:
-        """No hints: int32 [n, 0]."""
-        return np.empty((len(tokens), 0), np.int32)
-
-    def score(self, chunk: TokenChunk, p: Float64) -> Float64:
-        cands = None if chunk.cands is None else as_int32(chunk.cands)
-        return self._core.score(as_int32(chunk.tokens), cands, as_float64(p), *self._side(chunk.side))
-
-    def row(self, p: Float64, side: Side, history: tuple[Float64, ...] = ()) -> Float64:
-        return self._core.row(np.ascontiguousarray(p, dtype=np.float64), *self._side(side))
-
-    def _side(self, side: Side) -> tuple[Any, ...]:
+    def extra(self, side: Side, history: tuple[Float64, ...]) -> dict[str, Any]:
         if not self._learned:
-            return ()
-        if not self.settings.side:
-            return None, None
-        return (
-            np.ascontiguousarray(side.entropy, dtype=np.float64),
-            np.ascontiguousarray(side.top_id, dtype=np.int32),
-        )
+            return {}
+        read = self.settings.side and side.entropy is not None and side.top_id is not None
+        return {
+            "entropy": as_float64(side.entropy) if read and side.entropy is not None else None,
+            "top": as_int32(side.top_id) if read and side.top_id is not None else None,
+        }
 
     def observe(self, receipt: Receipt) -> None:
-        token = one_target(receipt)
-        self._core.observe(int(token[0]) if self._learned else token)
+        if self._learned:
+            super().observe(receipt)
+        else:
+            self._core.observe(one_target(receipt))
 
     def snapshot(self) -> bytes:
         """Learned weights; empty with escape=dirichlet, where all state follows from the tokens."""
@@ -262,7 +260,7 @@ class Ppm:
 
     def restore(self, state: bytes, tokens: Int32) -> None:
         """After begin().  EvalkitError when the snapshot is damaged or of other settings."""
-        tokens = np.ascontiguousarray(tokens, dtype=np.int32)
+        tokens = as_int32(tokens)
         if not self._learned:
             if state:
                 raise EvalkitError(f"ppm with escape=dirichlet keeps no weights, the snapshot has {len(state)} bytes")
