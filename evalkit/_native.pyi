@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
 Uint32 = npt.NDArray[np.uint32]
 Uint64 = npt.NDArray[np.uint64]
 Bool = npt.NDArray[np.bool_]
@@ -12,6 +13,12 @@ Logits = npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint
 
 def neg_log(p: Float64) -> Float64:
     """-log(p) by libm, one element at a time.  Nats."""
+
+def exact_sums(x: Float64, edges: Int64) -> Float64:
+    """x [.., n] and m + 1 rising edges within 0..n -> the sums between them [.., m], the bits of ``math.fsum``."""
+
+def band_counts(row: Float64, edges: Float64) -> tuple[Int64, Float64]:
+    """How many entries of a row [V] lie in each of the m + 1 bands between rising edges [m], and their sum in order."""
 
 def keep_large_blocks() -> bool:
     """Freed blocks of up to a GiB stay with this process for the next batch.  False where the C library cannot."""

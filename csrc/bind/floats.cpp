@@ -7,15 +7,41 @@
 namespace evalkit::bind {
 namespace {
 
-template <class F>
-Float64 each(const Float64& x, F&& f) {
-    Float64 out(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+using Int64 = py::array_t<std::int64_t, py::array::c_style>;
+
+// x [.., n], edges [m + 1] rising within 0..n -> [.., m].
+Float64 sums(const Float64& x, const Int64& edges) {
+    const std::size_t m = length(edges, "edges");
+    if (x.ndim() < 1 || m < 1) throw py::value_error("x and edges must have at least 1 dimension and 1 edge");
+    const auto n = static_cast<std::size_t>(x.shape(x.ndim() - 1));
+    std::size_t rows = 1;
+    std::vector<py::ssize_t> shape(x.shape(), x.shape() + x.ndim());
+    for (py::ssize_t d = 0; d + 1 < x.ndim(); ++d) rows *= static_cast<std::size_t>(x.shape(d));
+    shape.back() = static_cast<py::ssize_t>(m - 1);
+    const std::int64_t* at = edges.data();
+    for (std::size_t i = 0; i < m; ++i) {
+        if (at[i] < (i == 0 ? 0 : at[i - 1]) || at[i] > static_cast<std::int64_t>(n))
+            throw py::value_error("edges must rise within 0.." + std::to_string(n));
+    }
+    if (n > (std::size_t{1} << 30)) throw py::value_error("at most 2^30 numbers can be summed at once");
+    Float64 out(shape);
     const double* from = x.data();
     double* to = out.mutable_data();
-    const auto n = static_cast<std::size_t>(x.size());
     const py::gil_scoped_release quiet;
-    f(from, n, to);
+    for (std::size_t r = 0; r < rows; ++r) exact_sums(from + r * n, at, m - 1, to + r * (m - 1));
     return out;
+}
+
+// (entries int64 [m + 1], mass float64 [m + 1]) of a row of probabilities.
+py::tuple bands(const Float64& row, const Float64& edges) {
+    const std::size_t n = length(row, "row"), m = length(edges, "edges");
+    const auto b = static_cast<py::ssize_t>(m + 1);
+    Int64 entries(b);
+    Float64 mass(b);
+    std::fill_n(entries.mutable_data(), b, 0);
+    std::fill_n(mass.mutable_data(), b, 0.0);
+    count_bands(row.data(), n, edges.data(), m, entries.mutable_data(), mass.mutable_data());
+    return py::make_tuple(entries, mass);
 }
 
 }  // namespace
@@ -24,5 +50,12 @@ Float64 each(const Float64& x, F&& f) {
 void bind_floats(pybind11::module_& m) {
     namespace py = pybind11;
     using namespace evalkit::bind;
-    m.def("neg_log", [](const Float64& p) { return each(p, evalkit::neg_log_each); }, py::arg("p").noconvert());
+    m.def(
+        "neg_log",
+        [](const Float64& p) {
+            return filled(p, [&](double* to) { evalkit::neg_log_each(p.data(), static_cast<std::size_t>(p.size()), to); });
+        },
+        py::arg("p").noconvert());
+    m.def("exact_sums", &sums, py::arg("x").noconvert(), py::arg("edges").noconvert());
+    m.def("band_counts", &bands, py::arg("row").noconvert(), py::arg("edges").noconvert());
 }

@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from evalkit import _native
 from evalkit.adapters.base import Float64
 
 EDGES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
 """Bands of probability: below the first, between neighbours, above the last."""
+
+
+_EDGES = np.array(EDGES)
 
 
 class Calibration:
@@ -29,12 +33,11 @@ class Calibration:
 
     def add(self, stage: int, row: Float64, token: int) -> None:
         """One row of probabilities, float64 [V], and the target that came after it was fixed."""
-        bands = np.searchsorted(EDGES, row, side="right")
-        mass = np.bincount(bands, weights=row, minlength=self.hits.shape[1])
-        self.entries[stage] += np.bincount(bands, minlength=self.hits.shape[1])
+        entries, mass = _native.band_counts(row, _EDGES)
+        self.entries[stage] += entries
         self.expected[stage] += mass
         self.variance[stage] += mass * np.maximum(1.0 - mass, 0.0)
-        self.hits[stage, bands[token]] += 1
+        self.hits[stage, np.searchsorted(_EDGES, row[token], side="right")] += 1
 
     def as_dict(self) -> dict[str, Any]:
         """For run.json: edges, and per stage four lists of B numbers."""

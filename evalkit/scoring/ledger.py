@@ -1,19 +1,19 @@
 """The run's ledger: it books the scores of every stage, and its receipts are what learners learn from.
 
 Every target is booked once, in order; a score that is not finite stops the run.  Nats are float64; sums are kept per
-(chunk, document, stage) by ``math.fsum`` and added once at the end, so they do not depend on who added them.
+(chunk, document, stage), exactly rounded as ``math.fsum`` would, and added once at the end, so they do not depend on who
+added them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from evalkit import _native
 from evalkit.adapters.base import KEEP_CONTEXT, Float64, Receipt, TokenLedger
 from evalkit.errors import DivergenceError, LegalityError
 
@@ -106,8 +106,12 @@ def _check_finite(nats: Float64, lo: int, stages: tuple[str, ...]) -> None:
 
 def _parts(nats: Float64, docs: np.ndarray, sizes: np.ndarray) -> tuple[DocumentPart, ...]:
     """Documents are contiguous in the stream: cut at the places where the owner changes."""
-    edges = [0, *(np.flatnonzero(np.diff(docs)) + 1).tolist(), len(docs)]
+    edges = np.concatenate(([0], np.flatnonzero(np.diff(docs)) + 1, [len(docs)]))
+    sums = _native.exact_sums(np.ascontiguousarray(nats), edges).T.tolist()
+    counted = np.add.reduceat(sizes, edges[:-1]).tolist()
     return tuple(
-        DocumentPart(int(docs[a]), b - a, int(sizes[a:b].sum()), tuple(math.fsum(stage[a:b]) for stage in nats))
-        for a, b in itertools.pairwise(edges)
+        DocumentPart(doc, targets, size, tuple(stages))
+        for doc, targets, size, stages in zip(
+            docs[edges[:-1]].tolist(), np.diff(edges).tolist(), counted, sums, strict=True
+        )
     )

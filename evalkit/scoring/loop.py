@@ -191,7 +191,8 @@ class Loop:
         with self.spans.span("experts"):
             p = self.stack.score(tokens, cands, entering, side)
         if probe in rows.probed:
-            self.sentinel.after(p[:, 0], int(tokens[0]), probe)
+            with self.spans.span("sentinel"):
+                self.sentinel.after(p[:, 0], int(tokens[0]), probe)
         nats = np.empty_like(p)
         nats[0] = -rows.logp[begin:end, 0]
         nats[1:] = _native.neg_log(np.ascontiguousarray(p[1:]))

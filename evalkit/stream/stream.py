@@ -116,7 +116,10 @@ class Stream:
     def doc_of_target(self, lo: int, hi: int) -> Int64:
         """Document of targets lo..hi-1 (the one that contains token t-1): int64 [hi - lo]."""
         self._check(lo, hi)
-        return np.searchsorted(self.doc_start, np.arange(lo - 1, hi - 1), side="right") - 1
+        first, last = np.searchsorted(self.doc_start, [lo - 1, max(lo - 1, hi - 2)], side="right") - 1
+        edges = np.clip(self.doc_start[first : last + 2], lo - 1, hi - 1)
+        ends = np.append(edges[1 : last - first + 1], hi - 1)
+        return np.repeat(np.arange(first, last + 1), ends - edges[: last - first + 1])
 
     def head(self, n_targets: int) -> Stream:
         """The first ``n_targets`` targets; a document that is cut gets its bytes from the piece table."""
