@@ -39,6 +39,8 @@ class Trainer:
         self.device = machine.pick_device(recipe.run.device)
         self.log = Log(out / "train.log", silent=ranks.rank > 0)
         self.step, self.elapsed, self.history = 0, 0.0, list[dict[str, float]]()
+        self._last = torch.zeros(()), torch.zeros(())
+        """Loss and norm of the gradient of the last step."""
         saved = checkpoint.read(out)
         self.threads, self.precision = self._choices(saved)
         torch.set_num_threads(self.threads)
@@ -222,7 +224,7 @@ class Trainer:
 
     def _check_finite(self) -> None:
         """The NaN guard: looks at the last step's loss and gradient norm, which on a GPU waits for the step."""
-        nats, norm = getattr(self, "_last", (torch.zeros(()), torch.zeros(())))
+        nats, norm = self._last
         if not (torch.isfinite(norm) and torch.isfinite(nats)):
             raise DivergenceError(
                 f"loss {float(nats)} with gradient norm {float(norm)} at step {self.step}; lower optim.muon_lr and "

@@ -18,6 +18,7 @@ Shape legend: n targets of a chunk, K candidate ids per target, V vocabulary, H 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     """What a stage reads from the model's row; gathered once for the whole stack, nothing else crosses the wire."""
 
     hints: int = 0
-    """Token ids per target that :meth:`Expert.propose` returns (their probability is gathered too)."""
+    """Token ids per target that :meth:`HintingExpert.propose` returns (their probability is gathered too)."""
     entropy: bool = False
     """Entropy of the model's row, nats."""
     top: bool = False
@@ -225,16 +226,6 @@ class Expert(Protocol):
     @property
     def needs(self) -> Needs: ...
 
-    def propose(self, tokens: Int32) -> Int32:
-        """Return int32 [n, H] hints for the next n targets (-1: none); hint i depends on tokens[:i] only.
-
-        Only when ``needs.hints > 0``.  Called for consecutive targets in stream order, always before :meth:`score` or
-        :meth:`row` for the same ones, and as far ahead of them as the engine likes: what :meth:`score`, :meth:`row`
-        and :meth:`observe` read must stand where *they* are in the stream, and :meth:`snapshot` must not depend on
-        how far ahead proposing is.
-        """
-        ...
-
     def score(self, chunk: TokenChunk, p: Float64) -> Float64:
         """Fused spelling: map p [n, K] to p' [n, K], observing each target after its own row is done."""
         ...
@@ -261,6 +252,20 @@ class Expert(Protocol):
 
 
 @runtime_checkable
+class HintingExpert(Expert, Protocol):
+    """An expert with ``needs.hints > 0``."""
+
+    def propose(self, tokens: Int32) -> Int32:
+        """Return int32 [n, H] hints for the next n targets (-1: none); hint i depends on tokens[:i] only.
+
+        Called for consecutive targets in stream order, always before :meth:`score` or :meth:`row` for the same ones, and
+        as far ahead of them as the engine likes: what :meth:`score`, :meth:`row` and :meth:`observe` read must stand where
+        *they* are in the stream, and :meth:`snapshot` must not depend on how far ahead proposing is.
+        """
+        ...
+
+
+@runtime_checkable
 class CountsCorpus(Protocol):
     """An expert that may have counted text before the first target (law provenance)."""
 
@@ -281,6 +286,27 @@ class EndsRows(Protocol):
         ``chunk.history`` holds columns, too.
         """
         ...
+
+
+@dataclass(frozen=True)
+class ChunkWork:
+    """How a learner goes through a booked chunk, for forecasts; 0 where it does not work that way."""
+
+    epochs: int = 0
+    """Passes over the chunk."""
+    seq_len: int = 0
+    """Input tokens of a training sequence."""
+    micro_tokens: int = 0
+    """Input tokens of one forward and backward; a step adds up as many as it needs."""
+    batch: int = 0
+    """Sequences per optimiser step; 0: the whole chunk."""
+
+    def parts(self, targets: int) -> int:
+        """Micro-batches of one step on a chunk of so many targets: what ranks can share."""
+        if not self.seq_len or not self.micro_tokens:
+            return 1
+        sequences = self.batch or math.ceil(targets / self.seq_len)
+        return max(1, math.ceil(sequences / max(1, self.micro_tokens // self.seq_len)))
 
 
 class Learner(ABC):
@@ -304,6 +330,11 @@ class Learner(ABC):
     def period(self) -> int:
         """Targets after which the work of learning repeats, for forecasts.  0: at every receipt."""
         return 0
+
+    @property
+    def work(self) -> ChunkWork:
+        """What one booked chunk costs, for forecasts."""
+        return ChunkWork()
 
     @property
     def notes(self) -> Sequence[str]:
@@ -361,6 +392,10 @@ class LearnerProxy(Learner):
         return self.inner.period
 
     @property
+    def work(self) -> ChunkWork:
+        return self.inner.work
+
+    @property
     def notes(self) -> Sequence[str]:
         return self.inner.notes
 
@@ -389,11 +424,16 @@ class LearnerProxy(Learner):
         return self.inner.state_bytes()
 
 
+def settings_struct(kind: type) -> type[Any] | None:
+    """The struct that an adapter's class names as ``Settings``; None for a class (a stranger's) that takes no settings."""
+    return getattr(kind, "Settings", None)
+
+
 def clock_of(kind: type) -> str:
     """ "token" for an expert's class, "chunk" for a learner's.  InputError when it is neither."""
     if issubclass(kind, Learner):
         return "chunk"
-    if callable(getattr(kind, "row", None)):
+    if callable(getattr(kind, "row", None)):  # the class is a stranger's: this is where it is judged
         return "token"
     raise InputError(
         f"{kind.__name__} is neither an expert (row, observe) nor a learner (a subclass of evalkit.adapters.base.Learner)"

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from evalkit.adapters.base import clock_of
+from evalkit.adapters.base import clock_of, settings_struct
 from evalkit.errors import InputError, nearest
 from evalkit.settings import make_settings, split_spec
 
@@ -66,7 +66,7 @@ def make_adapter(name: str, raw: Mapping[str, Any] | None = None) -> Any:
     for setting in raw:
         if now := MOVED.get((name, setting)):
             raise InputError(f"adapter {name}: setting '{setting}' became an adapter of its own; write {now}")
-    struct = getattr(kind, "Settings", None)
+    struct = settings_struct(kind)
     if struct is None:
         if raw:
             raise InputError(f"adapter {name} takes no settings, got '{next(iter(raw))}'")
@@ -92,7 +92,7 @@ def _row(name: str, kind: type) -> dict[str, Any]:
 
 
 def _settings_rows(kind: type) -> list[dict[str, Any]]:
-    struct = getattr(kind, "Settings", None)
+    struct = settings_struct(kind)
     if struct is None:
         return []
     defaults = struct()

@@ -11,6 +11,7 @@ from evalkit.adapters.base import (
     EndsRows,
     Expert,
     Float64,
+    HintingExpert,
     Int32,
     Needs,
     Receipt,
@@ -19,7 +20,7 @@ from evalkit.adapters.base import (
     StreamInfo,
     TokenChunk,
 )
-from evalkit.errors import EvalkitError
+from evalkit.errors import EvalkitError, InputError
 
 SLICE_CELLS = 1 << 18
 """Cells of a float64 row stage at a time, 2 MiB: whole rows of a chunk never stand in memory once per stage."""
@@ -32,6 +33,7 @@ class Stack:
         self.experts = tuple(experts)
         self.needs = merge_needs([e.needs for e in self.experts])
         hints = [e.needs.hints for e in self.experts]
+        self._hinting = [_hinting(e) for e in self.experts if e.needs.hints]
         self._own = [1 + sum(hints[:i]) for i in range(len(hints))]
         self._hinted = max((i + 1 for i, h in enumerate(hints) if h), default=0)
         self.whole = max((i + 1 for i, e in enumerate(self.experts) if e.needs.rows), default=0)
@@ -44,8 +46,7 @@ class Stack:
 
     def propose(self, tokens: Int32) -> Int32:
         """int32 [n] -> int32 [n, H]: every expert's hints side by side, -1 where there is none."""
-        wanted = [e for e in self.experts if e.needs.hints > 0]
-        parts = [_checked_hints(e, e.propose(tokens), len(tokens)) for e in wanted]
+        parts = [_checked_hints(e, e.propose(tokens), len(tokens)) for e in self._hinting]
         return np.concatenate(parts, axis=1) if parts else np.empty((len(tokens), 0), np.int32)
 
     def score(self, tokens: Int32, cands: Int32 | None, p: Float64 | Rows, side: Side) -> Float64:
@@ -155,6 +156,16 @@ def merge_needs(needs: Sequence[Needs]) -> Needs:
 def _columns(p: Float64 | Rows, cands: Int32) -> Float64:
     """Columns int32 [n, K] of whole rows (-1 reads token 0)."""
     return p.columns(cands) if isinstance(p, Rows) else np.take_along_axis(p, np.maximum(cands, 0), axis=1)
+
+
+def _hinting(expert: Expert) -> HintingExpert:
+    """InputError when it wants hints in its columns and has no way to bring them."""
+    if not isinstance(expert, HintingExpert):
+        raise InputError(
+            f"adapter {expert.name}: needs.hints is {expert.needs.hints}, but it has no propose(tokens) to bring them "
+            "(HintingExpert in evalkit/adapters/base.py)"
+        )
+    return expert
 
 
 def _checked_hints(expert: Expert, hints: Int32, n: int) -> Int32:

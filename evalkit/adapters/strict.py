@@ -43,10 +43,6 @@ class StrictExpert:
     def needs(self) -> Needs:
         return Needs(rows=True)
 
-    def propose(self, tokens: Int32) -> Int32:
-        """No hints: int32 [n, 0]."""
-        return np.empty((len(tokens), 0), np.int32)
-
     def row(self, p: Float64, side: Side, history: tuple[Float64, ...] = ()) -> Float64:
         """float64 [V] -> float64 [V]: yours to write."""
         raise NotImplementedError(f"{type(self).__name__} must define row(p, side, history)")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evalkit.adapters.base import Learner
 from evalkit.budget.calibrate import Calibration
 from evalkit.budget.costs import DEVICE, HOST, LEARN, place_of
 from evalkit.budget.forecast import Seconds, Shape, alone, over_ranks
@@ -112,7 +113,7 @@ class Option:
 
 
 def options(
-    subject: Subject, plan: Plan, stream: Any, learners: Sequence[Any], forecast: Any, window: int
+    subject: Subject, plan: Plan, stream: Any, learners: Sequence[Learner], forecast: Any, window: int
 ) -> list[Option]:
     """Strides 64 and 32, and one more epoch of each learner.  ``forecast(subject) -> Seconds``.
 
@@ -130,8 +131,7 @@ def options(
             what = f"plan sliding:seq_len={other.seq_len},stride={stride}"
             found.append(Option(what, forecast(_with(subject, ("forward", "base"), ratio))))
     for learner in learners:
-        epochs = getattr(learner.settings, "epochs", 0)
-        if epochs:
+        if epochs := learner.work.epochs:
             more = _with(subject, (f"observe/{learner.name}",), (epochs + 1) / epochs)
             found.append(Option(f"{learner.name} with {epochs + 1} epochs", forecast(more)))
     return found

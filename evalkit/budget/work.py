@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
+from evalkit.adapters.base import Learner
 from evalkit.budget.forecast import Shape
 from evalkit.budget.hardware import Work
 from evalkit.plan import Plan
@@ -16,22 +16,13 @@ def input_tokens(plan: Plan, stream: Any) -> int:
     return sum(window.length for window in plan.windows(stream.n_targets + 1, stream.doc_start))
 
 
-def shape_of(plan: Plan, stream: Any, learners: Sequence[Any], chunk_tokens: int, batch_tokens: int) -> Shape:
+def shape_of(plan: Plan, stream: Any, learners: Sequence[Learner], chunk_tokens: int, batch_tokens: int) -> Shape:
     """Units and parts of a full chunk."""
     chunks = plan.chunks(stream.n_targets + 1, stream.doc_start, chunk_tokens)
     chunk = max((c for _, c in zip(range(4), chunks, strict=False)), key=lambda c: c.hi - c.lo)
     units = len(list(plan.units(chunk, batch_tokens)))
-    parts = min((_parts(learner.settings, chunk.hi - chunk.lo) for learner in learners), default=1)
+    parts = min((learner.work.parts(chunk.hi - chunk.lo) for learner in learners), default=1)
     return Shape(stream.n_targets, chunk.hi - chunk.lo, units, bool(learners), parts)
-
-
-def _parts(settings: Any, targets: int) -> int:
-    """Micro-batches of one step, from the settings that training learners share; 1 where they have none."""
-    seq_len, micro = getattr(settings, "seq_len", 0), getattr(settings, "micro_tokens", 0)
-    if not seq_len or not micro:
-        return 1
-    sequences = getattr(settings, "batch", 0) or math.ceil(targets / seq_len)
-    return max(1, math.ceil(sequences / max(1, micro // seq_len)))
 
 
 def count_work(forward: Any, stream: Any, chunk_tokens: int) -> Work:
@@ -67,6 +58,5 @@ def count_work(forward: Any, stream: Any, chunk_tokens: int) -> Work:
 
 
 def _is_bfloat16(model: Any) -> bool:
-    module = getattr(model, "module", None)
-    weight = next(iter(module.parameters()), None) if module is not None else None
+    weight = next(iter(model.module.parameters()), None) if model.module is not None else None
     return weight is not None and str(weight.dtype) in ("torch.bfloat16", "torch.float16")

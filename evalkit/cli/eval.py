@@ -83,11 +83,12 @@ def resolve(args: argparse.Namespace) -> Recipe:
     """Recipe, then flags over it, then defaults.  InputError on numbers out of range."""
     recipe = read_recipe(Path(args.recipe)) if args.recipe else Recipe(run=RunSettings(), adapters=[])
     run = recipe.run
+    given = vars(args)  # a verb may leave some of the flags out
     for name in RunSettings.__struct_fields__:
-        value = getattr(args, name, None)
+        value = given.get(name)
         if value is not None:
             setattr(run, name, value)
-    if getattr(args, "no_sentinel", False):
+    if given.get("no_sentinel"):
         run.sentinel = False
     for name, least in (("limit_tokens", 1), ("nproc", 1), ("chunk_tokens", 1), ("batch_tokens", 1), ("threads", 1)):
         value = getattr(run, name)

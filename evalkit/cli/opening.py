@@ -128,7 +128,7 @@ def bare_settings(recipe: Recipe, setup: Setup) -> dict[str, Any]:
     from evalkit.models.device import threads
 
     plan = {"name": setup.plan.name, **msgspec.to_builtins(setup.plan)}
-    kept = [msgspec.to_builtins(getattr(a, "settings", None)) or {} for a in setup.adapters]
+    kept = [msgspec.to_builtins(a.settings) or {} for a in setup.adapters]
     resolved = [{k: v for k, v in settings.items() if v is not None} for settings in kept]
     return {
         "plan": _plan(plan),

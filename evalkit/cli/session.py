@@ -25,6 +25,7 @@ def say(text: str) -> None:
 def open_parts(recipe: Recipe) -> tuple[Any, Any, Any, list[Any]]:
     """(model, stream, plan or None, adapters); everything that can be refused is refused before work begins."""
     from evalkit.adapters.registry import make_adapter
+    from evalkit.models.base import NotedModel
     from evalkit.models.registry import open_checkpoint, require_torch
     from evalkit.plan import parse_plan
     from evalkit.stream import open_stream
@@ -44,7 +45,7 @@ def open_parts(recipe: Recipe) -> tuple[Any, Any, Any, list[Any]]:
         from evalkit.legality.provenance import check_planned
 
         say(check_planned(run.planned_on, stream))
-    for line in (*getattr(model, "notes", ()), note):
+    for line in (*(model.notes if isinstance(model, NotedModel) else ()), note):
         if line:
             say(line)
     say(

@@ -59,9 +59,6 @@ class Watch:
     def row(self, p: Float64, side: Side, history: tuple[Float64, ...] = ()) -> Float64:
         return p
 
-    def propose(self, tokens: Int32) -> Int32:
-        return np.empty((len(tokens), 0), np.int32)
-
     def observe(self, receipt: Receipt) -> None:
         pass
 

@@ -148,7 +148,7 @@ def read_said(said: Any) -> Facts:
     """The facts of a frame, checked as if the scorer were here."""
     if not isinstance(said, dict):
         raise ScorerFault("protocol", "the scorer's process did not say its facts")
-    names = ("vocab_size", "bos_id", "document_isolation", "seq_len", "max_tokens", "precision", "stages")
+    names = ("vocab_size", "bos_id", "document_isolation", "seq_len", "max_tokens", "precision")
     named = {name: said.get(name) for name in names}
     faces = {face: print for face in FACES if face in (said.get("faces") or ())}
     return read_facts(SimpleNamespace(score=print, **named, **faces))

@@ -81,7 +81,7 @@ def serve(target: str, inbound: int, outbound: int, memory: int) -> None:
         name: getattr(box.facts, name)
         for name in ("vocab_size", "bos_id", "document_isolation", "seq_len", "max_tokens")
     }
-    more = {"faces": sorted(box.facts.faces), "precision": box.facts.precision, "stages": list(box.facts.stages)}
+    more = {"faces": sorted(box.facts.faces), "precision": box.facts.precision}
     wire.send(outbound, {"facts": {**facts, **more}})
     with contextlib.suppress(wire.WireError):
         while True:

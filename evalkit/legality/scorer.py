@@ -9,7 +9,7 @@ A scorer has ``vocab_size`` and ``score(tokens)``.  Anything else is an optional
     byte_counts(tokens) -> int64 [T]         bytes that each target stands for
     bpb(tokens) -> float                     the figure claimed for the stream
     build(tokens) -> bytes                   the artifact that is built when the validation file holds ``tokens``
-    strict(tokens) -> (rows [2], breaches [n, 5])   engine scorers: a replay with the target withheld
+    strict(tokens) -> bytes                  engine scorers: JSON of a replay with the target withheld (probes/strict.py)
 
 and attributes: ``bos_id``, ``document_isolation`` (declared property), ``seq_len`` (a tail shorter than this may be
 left unbooked), ``max_tokens`` (the longest stream it takes; 0: any), ``precision`` ("bfloat16" or "float16": rounding
@@ -62,8 +62,6 @@ class Facts:
     seq_len: int = 0
     max_tokens: int = 0
     precision: str = "float32"
-    stages: tuple[str, ...] = ()
-    """Names of the stages of an engine scorer."""
 
 
 @dataclass
@@ -117,7 +115,6 @@ def read_facts(scorer: Any) -> Facts:
         seq_len=max(0, int(getattr(scorer, "seq_len", 0) or 0)),
         max_tokens=max(0, int(getattr(scorer, "max_tokens", 0) or 0)),
         precision=str(getattr(scorer, "precision", "float32")),
-        stages=tuple(str(name)[:80] for name in getattr(scorer, "stages", ())),
     )
 
 

@@ -86,6 +86,20 @@ class CorpusModel(Protocol):
     """Text that travels with the checkpoint, to be counted before the first target; its ids are the checkpoint's own."""
 
 
+@runtime_checkable
+class SizedModel(Protocol):
+    """A model that knows the bytes of its artifact."""
+
+    size_bytes: int
+
+
+@runtime_checkable
+class NotedModel(Protocol):
+    """A model whose door chose something that the user should read."""
+
+    notes: Sequence[str]
+
+
 class ScoredModel(Protocol):
     """A model that may keep what it computed for the targets just scored, to learn from it once they are booked."""
 

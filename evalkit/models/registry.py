@@ -39,7 +39,7 @@ def _import(target: str) -> Any:
 def _door(target: str) -> Any:
     """A door by ``module:Class``.  InputError when what is there cannot open anything."""
     door = _import(target)
-    if not callable(getattr(door, "load", None)):
+    if not callable(getattr(door, "load", None)):  # a stranger's class, judged here
         raise InputError(
             f"checkpoint {target}: it has no load(path, *, device=...); give a class with sniff(path) and load, whose "
             "result has logits(ids, owners)"

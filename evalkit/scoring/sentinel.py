@@ -56,32 +56,38 @@ class Sentinel:
         self._rows = [np.ascontiguousarray(values, dtype=np.float64) for values in stack.row(row, side)]
         whole = np.array([0, len(row)])
         for stage, values in zip(self.stages, self._rows, strict=True):
-            total = float(_native.exact_sums(values, whole)[0])
-            self.worst = max(self.worst, abs(1.0 - total))
-            if not abs(1.0 - total) <= SUM_TOLERANCE or float(values.min()) < 0.0:
-                raise LegalityError(
-                    "normalised",
-                    target,
-                    f"normalised: stage '{stage}' gave target {target} a row that sums to {total:.12g} "
-                    f"(allowed 1 +- {SUM_TOLERANCE:g}, smallest entry {float(values.min()):.3g}); "
-                    f"nothing after target {target - 1} is booked; see it: evalkit audit {stage}",
+            total, least = float(_native.exact_sums(values, whole)[0]), float(values.min())
+            off = abs(1.0 - total)
+            self.worst = max(self.worst, off)
+            if not off <= SUM_TOLERANCE or least < 0.0:
+                what = (
+                    f"stage '{stage}' gave target {target} a row that sums to {total:.12g} "
+                    f"(allowed 1 +- {SUM_TOLERANCE:g}, smallest entry {least:.3g})"
                 )
+                self.breach("normalised", target, stage, off, what)
         self.probes += 1
 
     def after(self, scored: Float64, token: int, target: int) -> None:
         """``scored`` float64 [S+1]: the fused probabilities of the target whose rows ``before`` took."""
         assert self._rows is not None
-        for i, (stage, values, fused) in enumerate(zip(self.stages, self._rows, scored, strict=True)):
-            if float(values[token]) != float(fused):
-                raise LegalityError(
-                    "causal",
-                    target,
-                    f"causal: stage '{stage}' booked p={float(fused)!r} for target {target}, but its row with the target "
-                    f"withheld says {float(values[token])!r}: the score depends on the target; nothing after target {target - 1} "
-                    f"is booked; see it: evalkit audit {stage}",
+        for i, (stage, values, fused) in enumerate(zip(self.stages, self._rows, scored.tolist(), strict=True)):
+            told = float(values[token])
+            if told != fused:
+                what = (
+                    f"stage '{stage}' booked p={fused!r} for target {target}, but its row with the target withheld "
+                    f"says {told!r}: the score depends on the target"
                 )
+                self.breach("causal", target, stage, abs(told - fused), what)
             self.calibration.add(i, values, token)
         self._rows = None
+
+    def breach(self, law: str, target: int, stage: str, value: float, what: str) -> None:
+        """The strict path disagrees at this target, by ``value``: the run stops before it is booked."""
+        raise LegalityError(
+            law,
+            target,
+            f"{law}: {what}; nothing after target {target - 1} is booked; see it: evalkit audit {stage}",
+        )
 
     def verdict(self) -> dict[str, Any]:
         """For run.json.  After a resume: of the chunks that this process scored.

@@ -170,4 +170,4 @@ def write_atomic(path: str | Path, pieces: Iterable[bytes]) -> None:
 
 
 def _reason(fault: BaseException) -> str:
-    return getattr(fault, "strerror", None) or str(fault) or type(fault).__name__
+    return (isinstance(fault, OSError) and fault.strerror) or str(fault) or type(fault).__name__

@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except urllib.error.URLError as error:
-        print(f"error: {getattr(error, 'url', '') or 'the server'}: {error.reason}; check --host", file=sys.stderr)
+        who = error.url if isinstance(error, urllib.error.HTTPError) else "the server"
+        print(f"error: {who}: {error.reason}; check --host", file=sys.stderr)
         return InputError.exit_code
     except OSError as error:
         print(f"error: cannot read or write {error.filename}: {error.strerror}", file=sys.stderr)

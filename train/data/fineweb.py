@@ -126,7 +126,7 @@ def download(url: str, file: Remote, path: Path, pause: Callable[[float], None] 
             if isinstance(fault, urllib.error.HTTPError) and fault.code in (401, 403, 404):
                 raise InputError(f"{url}: the server answers {fault.code}; check --repo and --variant") from None
             if attempt == TRIES - 1:
-                reason = str(getattr(fault, "reason", fault))
+                reason = str(fault.reason if isinstance(fault, urllib.error.URLError) else fault)
                 raise InputError(f"{url}: {TRIES} attempts failed ({reason}); run the command again to go on") from None
             pause(2.0**attempt)
     _accept(file, part, digest, path)
@@ -142,7 +142,7 @@ def _continue(url: str, file: Remote, part: Path) -> str:
     if have >= file.size:
         return digest.hexdigest()
     with _open(url, have) as answer:
-        if have and getattr(answer, "status", 200) != 206 and not url.startswith("file:"):
+        if have and answer.status != 206 and not url.startswith("file:"):
             digest, have = hashlib.sha256(), 0  # this server starts again
         with part.open("ab" if have else "wb") as out:
             while have < file.size and (piece := answer.read(min(SLICE, file.size - have))):

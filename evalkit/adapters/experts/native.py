@@ -63,10 +63,6 @@ class NativeExpert(Generic[S]):
         self._core = self.make(info)
         self._core.begin(info.first_token)
 
-    def propose(self, tokens: Int32) -> Int32:
-        """No hints: int32 [n, 0]."""
-        return np.empty((len(tokens), 0), np.int32)
-
     def score(self, chunk: TokenChunk, p: Float64) -> Float64:
         cands = None if chunk.cands is None else as_int32(chunk.cands)
         more = self.extra(chunk.side, chunk.history)

@@ -23,7 +23,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from evalkit.adapters.base import KEEP_CONTEXT, Float64, Learner, Receipt, Settings, StreamInfo
+from evalkit.adapters.base import KEEP_CONTEXT, ChunkWork, Float64, Learner, Receipt, Settings, StreamInfo
 from evalkit.adapters.learners.ranks import SOLO, Ranks
 from evalkit.errors import DivergenceError, EvalkitError, InputError
 from evalkit.plan import Window, owners
@@ -246,6 +246,18 @@ class TttSettings(Settings, frozen=True):
                 "before the run, because the stream's own length is not known to a causal learner"
             )
 
+    @property
+    def work(self) -> ChunkWork:
+        return ChunkWork(self.epochs, self.seq_len, self.micro_tokens, self.batch)
+
+    def notes(self, owner: str) -> list[str]:
+        """What a reader of the result must know."""
+        if self.schedule == "constant":
+            return []
+        return [
+            f"{owner}: cosine over a declared horizon of {self.horizon:,} targets, not causal if chosen from the text"
+        ]
+
     def lr_at(self, lo: int) -> float:
         """Learning rate of the update on targets from ``lo`` on."""
         if self.schedule == "constant":
@@ -294,13 +306,12 @@ class ChunkLearner(Learner):
         return self.grid
 
     @property
+    def work(self) -> ChunkWork:
+        return self.settings.work
+
+    @property
     def notes(self) -> list[str]:
-        s = self.settings
-        if getattr(s, "schedule", "constant") == "cosine":
-            return [
-                f"{self.name}: cosine over a declared horizon of {s.horizon:,} targets, not causal if chosen from the text"
-            ]
-        return []
+        return self.settings.notes(self.name)
 
     def attach(self, model: Model, info: StreamInfo) -> Model:
         """A model of its own to score with; the caller's is left alone.  InputError when it cannot be trained."""

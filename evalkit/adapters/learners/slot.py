@@ -35,7 +35,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from evalkit.adapters.base import KEEP_CONTEXT, Settings, StreamInfo
+from evalkit.adapters.base import KEEP_CONTEXT, ChunkWork, Settings, StreamInfo
 from evalkit.adapters.learners.heads import SplitModel
 from evalkit.adapters.learners.learner import Booked, ChunkLearner, CurrentDocument, at_least, positive
 from evalkit.adapters.learners.optim import AdamW
@@ -360,6 +360,14 @@ class Slot(ChunkLearner):
     def grid(self) -> int:
         """It learns from every receipt, because the hidden states are those of the chunk just scored."""
         return 0
+
+    @property
+    def work(self) -> ChunkWork:
+        return ChunkWork()
+
+    @property
+    def notes(self) -> list[str]:
+        return []
 
     def _attach(self, model: Model, info: StreamInfo) -> Model:
         import torch

@@ -6,12 +6,12 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from evalkit.legality.engine.setup import Setup, lanes_of, replay, stream_of
+from evalkit.legality.engine.setup import Setup, fresh, lanes_of, replay, stream_of
 from evalkit.legality.rules import ARTIFACT_BYTES
 from evalkit.legality.verdict import Check
+from evalkit.models.base import SizedModel
 from evalkit.stream import Stream
 
 BATCH_TOLERANCE = 2e-3
@@ -65,32 +65,28 @@ def batches(setup: Setup, stream: Stream) -> Check:
 
 def _one_lane(adapter: Any) -> Any:
     """One document at a time where several learn side by side."""
-    if lanes_of(adapter) < 2:
-        return adapter
-    return type(adapter)(msgspec.structs.replace(adapter.settings, lanes=1))
+    return fresh(adapter, lanes=1) if lanes_of(adapter) > 1 else adapter
 
 
 def artifact(model: Any) -> Check:
     """T16: bytes of the artifact against the field's cap."""
-    size = getattr(model, "size_bytes", None)
-    if size is None:
+    if not isinstance(model, SizedModel):
         return Check(
             test="T16", name="artifact size", status="not-tested", detail="the checkpoint does not say its size"
         )
-    status = "ok" if size <= ARTIFACT_BYTES else "warning"
-    detail = f"{size:,} bytes of at most {ARTIFACT_BYTES:,} (code is not counted here)"
+    status = "ok" if model.size_bytes <= ARTIFACT_BYTES else "warning"
+    detail = f"{model.size_bytes:,} bytes of at most {ARTIFACT_BYTES:,} (code is not counted here)"
     return Check(test="T16", name="artifact size", status=status, detail=detail)
 
 
 def weights_digest(model: Any) -> str:
     """blake2b over names and bytes of all parameters and buffers."""
     digest = hashlib.blake2b(digest_size=16)
-    module = getattr(model, "module", None)
-    if module is None:
+    if model.module is None:
         return ""
     import torch
 
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(model.module.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

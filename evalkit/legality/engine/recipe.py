@@ -17,7 +17,7 @@ from evalkit.legality import effort as efforts
 from evalkit.legality.conclude import conclude
 from evalkit.legality.effort import Effort
 from evalkit.legality.engine.checks import setup_checks, weights_digest
-from evalkit.legality.engine.setup import EngineScorer, Setup
+from evalkit.legality.engine.setup import EngineScorer, Setup, fresh
 from evalkit.legality.engine.text import heads, merge, probe_text, slices
 from evalkit.legality.engine.toy import shortened, toy_scorer
 from evalkit.legality.probes.lab import Lab
@@ -49,12 +49,11 @@ def short_setup(setup: Setup) -> Setup:
 def _short(adapter: Any, plan: Plan) -> Any:
     """A learner's clock cut to the short plan's step."""
     quick = shortened(adapter)
-    if quick is adapter or "chunk" not in {f.name for f in msgspec.structs.fields(type(quick.settings))}:
+    fields = {f.name for f in msgspec.structs.fields(type(quick.settings))}
+    if quick is adapter or "chunk" not in fields:
         return quick
-    settings = quick.settings
-    chunk = max(plan.step, settings.chunk // plan.step * plan.step)
-    changes = {"chunk": chunk} | ({"every": 2 * chunk} if hasattr(settings, "every") else {})
-    return type(quick)(msgspec.structs.replace(settings, **changes))
+    chunk = max(plan.step, quick.settings.chunk // plan.step * plan.step)
+    return fresh(quick, **{k: v for k, v in {"chunk": chunk, "every": 2 * chunk}.items() if k in fields})
 
 
 def worlds(setup: Setup) -> dict[str, Box]:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from evalkit.adapters.base import Expert, Float64, Learner
+from evalkit.adapters.base import Expert, Float64, Learner, settings_struct
 from evalkit.adapters.info import carried, stream_info
 from evalkit.adapters.stack import Stack
 from evalkit.errors import InputError
@@ -86,7 +86,7 @@ class Setup:
 
 def fresh(adapter: Any, **changes: Any) -> Any:
     """A new adapter with the settings of this one, some of them changed; one whose class has no ``Settings`` takes none."""
-    if not hasattr(type(adapter), "Settings"):
+    if settings_struct(type(adapter)) is None:
         return type(adapter)()
     return type(adapter)(msgspec.structs.replace(adapter.settings, **changes))
 
@@ -147,7 +147,6 @@ class EngineScorer:
         self.vocab_size: int = setup.model.vocab_size
         self.bos_id: int = setup.tokenizer.bos_id
         self.document_isolation = setup.isolated
-        self.stages = stages_of(setup.adapters)
 
     def score(self, tokens: Int64) -> Float64:
         """int64 [T] -> float64 [T], natural logs after the last stage."""
@@ -159,22 +158,22 @@ class EngineScorer:
         """Bookings in order: the engine's ledger refuses any other order, so it is the targets in turn."""
         return np.arange(1, len(tokens)), self.score(tokens)[1:]
 
-    def strict(self, tokens: Int64) -> tuple[Int64, Float64]:
+    def strict(self, tokens: Int64) -> bytes:
         """A replay with the target withheld: at DENSE targets in a row, and at SPREAD others all over a long stream.
 
-        Returns counts int64 [2] (rows looked at, learners' updates watched) and breaches float64 [n, 5]: number of the
-        law in the verdict's order, target, stage (-1: a learner), value, limit.
+        Returns the JSON of a :class:`evalkit.legality.probes.strict.Replay`.
         """
-        from evalkit.legality.engine.witness import WatchedLearner, Witness, encode, new_record, watch_hints
+        from evalkit.legality.engine.witness import WatchedLearner, Witness, watch_hints
+        from evalkit.legality.probes.strict import Replay
 
-        record, n = new_record(), len(tokens) - 1
+        seen, n = Replay(), len(tokens) - 1
         targets = np.arange(max(1, n + 1 - DENSE), n + 1)
         targets = np.union1d(targets, 1 + np.arange(SPREAD) * n // SPREAD) if n > DENSE else targets
-        watched = self.setup.with_settings(wrap=lambda learner: WatchedLearner(learner, record))
-        replay(watched, stream_of(tokens, self.setup.tokenizer), Witness(self.stages, targets, record))
+        watched = self.setup.with_settings(wrap=lambda learner: WatchedLearner(learner, seen))
+        replay(watched, stream_of(tokens, self.setup.tokenizer), Witness(stages_of(self.setup.adapters), targets, seen))
         first = np.ascontiguousarray(tokens[1 : 1 + self.setup.chunked()], dtype=np.int32)
-        watch_hints(lambda: self._stack(tokens), first, self.stages, record)
-        return encode(record, self.stages)
+        watch_hints(lambda: self._stack(tokens), first, seen)
+        return msgspec.json.encode(seen)
 
     def _stack(self, tokens: Int64) -> Stack:
         """Fresh experts at the start of a stream."""

@@ -2,44 +2,56 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Annotated, Literal
+
+import msgspec
 
 from evalkit.legality.probes.lab import Lab
 from evalkit.legality.probes.probe import Outcome, Probe, pack
 from evalkit.legality.scorer import Box, Int64, ScorerFault
-from evalkit.legality.verdict import LAWS
 
-SENTENCES = {
-    "normalised": "the row of target {target} after stage '{stage}' does not sum to 1, or has an entry below 0",
-    "causal": "stage '{stage}' books another probability for target {target} than its row with the target withheld",
-    "score-first": "'{stage}' changes its state around target {target} before its score is booked",
-}
 LONG = 2049
 """Tokens of one longer stream: beyond warm-ups, and with room for what happens once in a thousand targets."""
-Breach = tuple[str, int, Outcome]
+MOST = 1000
+"""Breaches handed on from one replay."""
 
 
-def strict_replay(box: Box, tokens: Int64) -> tuple[int, int, list[Breach]]:
-    """(rows looked at, updates watched, breaches as (law, target, outcome)) of one stream."""
-    answer = box.ask("strict", tokens)
+class Breach(msgspec.Struct, frozen=True):
+    """One target at which the strict path disagrees; ``value``: by how much, 0 would be right."""
+
+    law: Literal["causal", "normalised", "score-first"]
+    target: int
+    value: float
+    sentence: Annotated[str, msgspec.Meta(max_length=1000)]
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(value=self.value, limit=0.0, unit="", sentence=self.sentence)
+
+
+class Replay(msgspec.Struct):
+    """What a replay with the target withheld saw; its JSON is the answer of ``strict``."""
+
+    rows: int = 0
+    """Whole rows looked at."""
+    updates: int = 0
+    """Updates of learners watched."""
+    breaches: list[Breach] = msgspec.field(default_factory=list)
+
+    def breach(self, law: Literal["causal", "normalised", "score-first"], target: int, value: float, what: str) -> None:
+        if len(self.breaches) < MOST:
+            self.breaches.append(Breach(law, target, value if value < 1e300 else 1e300, what))  # NaN is no JSON
+
+
+def strict_replay(box: Box, tokens: Int64) -> Replay:
+    """ScorerFault when the answer is no replay."""
     try:
-        counts, table = (np.asarray(part) for part in answer)
-        rows, updates = (int(n) for n in counts)
-        breaches = [_breach(box, *row) for row in table.reshape(-1, 5).tolist()]
-    except (TypeError, ValueError, IndexError, KeyError) as fault:
-        raise ScorerFault("shape", f"strict() must return counts [2] and breaches [n, 5] ({fault})") from None
-    return rows, updates, breaches
-
-
-def _breach(box: Box, law: float, target: float, stage: float, value: float, limit: float) -> Breach:
-    name, stages = LAWS[int(law)], box.facts.stages
-    who = stages[int(stage)] if 0 <= stage < len(stages) else "a learner"
-    sentence = SENTENCES[name].format(target=int(target), stage=who)
-    return (
-        name,
-        int(target),
-        Outcome(value=abs(value - 1) if name == "normalised" else value, limit=0.0, unit="", sentence=sentence),
-    )
+        seen = msgspec.json.decode(box.ask("strict", tokens), type=Replay)
+    except (msgspec.DecodeError, TypeError, ValueError) as fault:
+        raise ScorerFault("shape", f"strict() must return the JSON of a replay ({fault})") from None
+    if wrong := [b.target for b in seen.breaches if not 0 < b.target < len(tokens)]:
+        raise ScorerFault("shape", f"strict() names target {wrong[0]} in a stream of {len(tokens)} tokens")
+    return seen
 
 
 def check(lab: Lab, streams: list[Int64]) -> None:
@@ -49,17 +61,16 @@ def check(lab: Lab, streams: list[Int64]) -> None:
     for tokens in streams:
         if lab.late():
             break
-        rows, updates, breaches = strict_replay(lab.box, tokens)
-        lab.strict_rows += rows
-        lab.strict_updates += updates
-        for law, target, outcome in breaches:
-            if not lab.found(law):
-                lab.add(law, Probe(test="strict", tokens=pack(tokens[: target + 1]), position=target), outcome)
+        seen = strict_replay(lab.box, tokens)
+        lab.strict_rows += seen.rows
+        lab.strict_updates += seen.updates
+        for breach in seen.breaches:
+            if not lab.found(breach.law):
+                start = pack(tokens[: breach.target + 1])
+                lab.add(breach.law, Probe(test="strict", tokens=start, position=breach.target), breach.outcome)
 
 
 def strict_outcome(box: Box, tokens: Int64, position: int) -> Outcome:
     """The breach at one target, or a clean outcome."""
-    for _, target, outcome in strict_replay(box, tokens)[2]:
-        if target == position:
-            return outcome
-    return Outcome(value=0.0, limit=0.0, unit="", sentence=f"target {position} is booked as its withheld row says")
+    clean = Outcome(value=0.0, limit=0.0, unit="", sentence=f"target {position} is booked as its withheld row says")
+    return next((b.outcome for b in strict_replay(box, tokens).breaches if b.target == position), clean)
