@@ -24,6 +24,8 @@ NOTES = "EVALKIT_NOTES"
 
 STOPPED = "stopped.json"
 
+GONE = "rank {} is gone; the same command with the same --out goes on from the journal"
+
 GRACE = 5.0
 """Seconds that a rank which lost another waits to be stopped by torchrun, before it speaks itself."""
 

@@ -111,7 +111,7 @@ class SharedLearner(LearnerProxy):
         state = self.inner.snapshot()
         mine = state_digest(state)
         for rank in self._lead.lines.peers:
-            other = self._lead.lines.ask(rank, "digest", learner=self._index).values["digest"]
+            other = self._lead.lines.ask(rank, "digest", learner=self._index)["digest"]
             if other != mine:
                 raise RankFailed(
                     f"learner '{self.name}' has drifted: rank {rank} holds other weights than rank 0; "

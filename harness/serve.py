@@ -1,14 +1,9 @@
-"""A rank other than 0: it receives, does (units, learners) in the order of the messages, and replies.
-
-A second thread only takes messages off the line, because a gloo send waits for its receive and rank 0 must not wait for the
-unit that is under way here.
-"""
+"""A rank other than 0: it receives, does (units, learners) in the order of the messages, and replies.  In one thread."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import queue
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,16 +14,13 @@ import numpy as np
 import torch
 
 from evalkit.adapters.base import Learner, Needs, StreamInfo, TokenLedger
-from evalkit.harness.faults import GRACE, breaks_a_line, last_words, pack_fault, sentence
+from evalkit.harness.faults import GONE, GRACE, breaks_a_line, last_words, pack_fault, sentence
 from evalkit.harness.job import Job
-from evalkit.harness.lines import Done
-from evalkit.harness.sharded import rank_stats, run_unit
-from evalkit.harness.units import Unit
-from evalkit.harness.wire import Lost, Message, listen
+from evalkit.harness.sharded import rank_stats
+from evalkit.harness.units import Unit, run_unit
+from evalkit.harness.wire import Lost, Message
 from evalkit.models.forward import LocalForward
 from evalkit.models.lanes import open_forward
-from evalkit.models.rows import Question
-from evalkit.plan import Chunk, Window
 from evalkit.plan.parse import PLANS
 
 
@@ -49,33 +41,25 @@ class Server:
         self._forwards: list[LocalForward] = []
         self._ledgers = dict[int, TokenLedger]()
         self._spans: list[tuple[str, float, float]] = []
-        self._inbox: queue.Queue[Message | Lost] = queue.Queue()
         self._verbs = {"setup": self._setup, "run": self._run, "observe": self._observe, "restore": self._restore}
         self._verbs |= {"digest": self._digest, "stats": self._stats, "shed": self._shed}
 
     def serve(self) -> int:
         """Exit code: 0 when rank 0 ended the job, else what our own failure calls for."""
-        listen(self.line, self._deliver)
-        while True:
-            self.job.pulse.at("")
-            message = self._inbox.get()
-            if isinstance(message, Lost):
-                return self._orphaned()
-            if message.kind == "stop":
-                self.line.send("bye")
-                return 0
-            self.job.pulse.at(_place(message))
-            try:
+        try:
+            while True:
+                self.job.pulse.at("")
+                message = self.line.receive()
+                if message.kind == "stop":
+                    self.line.send("bye")
+                    self.line.flush()
+                    return 0
+                self.job.pulse.at(_place(message))
                 self._verbs[message.kind](message)
-            except Lost:
-                return self._orphaned()
-            except Exception as fault:
-                return self._failed(fault)
-
-    def _deliver(self, message: Message | Lost) -> bool:
-        """In the listening thread."""
-        self._inbox.put(message)
-        return isinstance(message, Message) and message.kind != "stop"
+        except Lost:
+            return self._orphaned()
+        except Exception as fault:
+            return self._failed(fault)
 
     def _setup(self, message: Message) -> None:
         """Open the model while rank 0 sends the tokens; then be ready for units."""
@@ -96,23 +80,9 @@ class Server:
         self._forwards = [open_forward(m, plan, stream, n, groups, batch) for m, n in sweeps]
 
     def _run(self, message: Message) -> None:
-        v, a = message.values, message.arrays
-        windows = tuple(Window(*row) for row in a["windows"].tolist())
-        chunk = Chunk(v["chunk"], windows[0].lo, windows[-1].hi, windows)
-        question = Question(windows[0].lo, a["cands"], tuple(a["probes"].tolist()))
-        for done in run_unit(
-            self._forwards, Unit(v["unit"], v["sweep"], chunk, windows, 0, question, state=a["state"].tobytes())
-        ):
-            self._send(done)
-
-    def _send(self, done: Done) -> None:
-        where = {"unit": done.unit, "begin": done.span[1], "end": done.span[2]}
-        if done.rows is not None:
-            self.line.send("rows", done.rows, lo=done.lo, hi=done.hi, **where)
-        elif done.fault is not None:
-            self.line.send("fault", **where, **pack_fault(done.fault, self.job.rank, self.job.pulse.place))
-        else:
-            self.line.send("done", {"left": np.frombuffer(done.left, dtype=np.uint8)}, **where)
+        for done in run_unit(self._forwards, Unit.unpack(message)):
+            arrays, values = done.pack(self.job.rank, self.job.pulse.place)
+            self.line.send("done", arrays, **values)
 
     def _observe(self, message: Message) -> None:
         a, v = message.arrays, message.values
@@ -139,8 +109,7 @@ class Server:
     def _orphaned(self) -> int:
         """Rank 0 is gone.  torchrun will end us in a moment; say it only if it does not."""
         time.sleep(GRACE)
-        text = "rank 0 is gone; the same command with the same --out goes on from the journal"
-        last_words(text, 3)
+        last_words(GONE.format(0), 3)
         return 3
 
     def _failed(self, fault: Exception) -> int:
@@ -151,7 +120,8 @@ class Server:
         message, code = sentence(fault, self.job.rank, place)
         last_words(message, code)
         with contextlib.suppress(Lost):
-            self.line.send("fault", unit=-1, **pack_fault(fault, self.job.rank, place))
+            self.line.send("fault", **pack_fault(fault, self.job.rank, place))
+            self.line.flush()
         return code or 3
 
 
@@ -162,7 +132,7 @@ def state_digest(state: bytes) -> str:
 def _place(message: Message) -> str:
     v = message.values
     if message.kind == "run":
-        return f"batch {v['unit']}, in chunk {v['chunk']}"
+        return f"batch {v['number']}, in chunk {v['chunk']}"
     return f"learning target {v['lo']} and after" if message.kind == "observe" else message.kind
 
 

@@ -8,25 +8,58 @@ experts over one unit, all ranks compute later ones: of the same chunk, and with
 
 from __future__ import annotations
 
+import itertools
 import queue
-import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+import torch
 
-from evalkit.errors import EvalkitError, InputError
+from evalkit.errors import InputError
 from evalkit.harness.job import Job
-from evalkit.harness.lines import Done, Lines
-from evalkit.harness.units import IN_FLIGHT, Lane, Roll, Unit, choose
-from evalkit.harness.wire import pack_answer, unpack_answer
+from evalkit.harness.lines import Lines
+from evalkit.harness.units import Done, Unit, run_unit
+from evalkit.harness.wire import unpack_answer
 from evalkit.machine import peak_memory_bytes
 from evalkit.models.forward import LocalForward
 from evalkit.models.rows import Answer, Ask
-from evalkit.plan import Chunk
+from evalkit.plan import Chunk, Window
+
+QUEUED = 2
+"""Units that a rank may have before it: one under way and one waiting."""
+
+IN_FLIGHT = 1 << 30
+"""Bytes of finished rows that may be under way or wait for the sequencer, over all ranks: bounds rank 0's memory where a
+stack reads whole rows (4 bytes an entry: 262,144 targets of 1,024 ids, 5,342 of 50,257).  Two units may always be out, so
+that one is computed while the other is scored."""
+
+
+@dataclass
+class Lane:
+    """One rank's work.  ``spans``: (verb, begin, end) in seconds of the wall clock, for the trace."""
+
+    rank: int
+    queued: int = 0
+    units: int = 0
+    spans: list[tuple[str, float, float]] = field(default_factory=list)
+
+
+def choose(lanes: list[Lane]) -> Lane | None:
+    """The lane for the next unit: the least busy; rank 0 last among equals, it has the experts to run."""
+    free = [lane for lane in lanes if lane.queued < QUEUED]
+    return min(free, key=lambda lane: (lane.queued, lane.rank == 0, lane.units, lane.rank)) if free else None
+
+
+@dataclass
+class Out:
+    """A unit that was given out, about how many bytes its rows take, and what has come back of it."""
+
+    unit: Unit
+    bytes: int
+    ready: deque[Done] = field(default_factory=deque)
 
 
 class Crew:
@@ -53,33 +86,39 @@ class Crew:
             )
         self.lanes = [Lane(rank) for rank in range(job.size)]
         self.job, self.forwards = job, tuple(forwards)
-        self._lines = lines
-        ahead = ahead and not plan.carries_on
-        self._roll = Roll(forwards, chunks, ahead)
-        self._given: dict[int, Unit] = {}
-        self._left: dict[int, bytes] = {}
-        self._ready: dict[int, deque[Done]] = {}
-        self._own: queue.Queue[Unit | None] = queue.Queue()
+        self._lines, self._chunks, self._ahead = lines, chunks, ahead and not plan.carries_on
+        self._cuts: Iterator[tuple[int, Chunk, tuple[Window, ...]]] | None = None
+        self._cut: tuple[int, Chunk, tuple[Window, ...]] | None = None
+        """The next unit of the stream, when there was no room for it yet."""
+        self._reading = 0
+        self._numbers = itertools.count()
+        self.out = deque[Out]()
+        """In stream order; each leaves when it has been read."""
+        self._left = dict[int, bytes]()
+        self._own: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run_own, name="forward", daemon=True)
         self._thread.start()
 
     def rows(self, sweep: int, chunk: Chunk) -> Iterator[Answer]:
-        """The chunk's rows in one sweep, in stream order."""
-        for number in self._roll.numbers(sweep, chunk):
-            self._feed()
-            question = self._given[number].question
-            assert question is not None
-            while (done := self._wait(number)).rows is not None:
-                yield unpack_answer(done.rows, question.cut(done.lo, done.hi))
+        """The chunk's rows in one sweep, in stream order; sweeps of a chunk must be asked for in order, too."""
+        if self._cuts is None:
+            self._cuts = self._cuts_from(chunk.index)
+        self._reading = chunk.index
+        self._feed()
+        while self.out and (self.out[0].unit.sweep, self.out[0].unit.chunk) == (sweep, chunk.index):
+            head = self.out[0]
+            while (done := self._wait(head)).hi:
+                yield unpack_answer(done.arrays, head.unit.question.cut(done.lo, done.hi))
             if done.fault is not None:
                 raise done.fault
-            del self._given[number], self._ready[number]
+            self.out.popleft()
+            self._feed()
 
     def stats(self) -> list[dict[str, Any]]:
         """One entry a rank; of rank 0 alone when the job is being stopped.  Takes in the others' own spans."""
         rows = [rank_stats(self.job)]
         if self._lines.lost is None and not self._lines.stopping():
-            rows += [self._lines.ask(rank, "stats").values for rank in self._lines.peers]
+            rows += [self._lines.ask(rank, "stats") for rank in self._lines.peers]
         for row, lane in zip(rows, self.lanes, strict=False):
             row["units"] = lane.units
             row["busy_seconds"] = round(sum(end - begin for _, begin, end in lane.spans), 6)
@@ -92,63 +131,69 @@ class Crew:
         return self._left.get(sweep, b"") if forward.hands_on else forward.snapshot()
 
     def restore(self, sweep: int, state: bytes) -> None:
-        forward = self.forwards[sweep]
-        if not forward.hands_on:
-            forward.restore(state)
-        elif state:
+        if self.forwards[sweep].hands_on:
             self._left[sweep] = state
+        else:
+            self.forwards[sweep].restore(state)
 
     def stop(self) -> None:
         """End our thread; a unit under way is finished and forgotten."""
         while not self._own.empty():
-            self._own.get_nowait()
+            self._own.get()
         self._own.put(None)
         self._thread.join()
 
+    def _cuts_from(self, first: int) -> Iterator[tuple[int, Chunk, tuple[Window, ...]]]:
+        """(sweep, chunk, windows) of every unit from a chunk on: of each chunk sweep by sweep, as they are read."""
+        for chunk in self._chunks():
+            for sweep, forward in enumerate(self.forwards if chunk.index >= first else ()):
+                for windows in forward.units(chunk):
+                    yield sweep, chunk, tuple(windows)
+
     def _feed(self) -> None:
         """Give work to ranks that have room, in stream order, as far as its rows may take memory."""
+        assert self._cuts is not None
         while (lane := choose(self.lanes)) is not None:
-            held = [unit.bytes for unit in self._given.values()]
-            unit = self._roll.take(IN_FLIGHT - sum(held) if len(held) > 1 else sys.maxsize)
-            if unit is None:
+            self._cut = self._cut or next(self._cuts, None)
+            if self._cut is None or (self._cut[1].index > self._reading and not self._ahead):
                 return
+            sweep, chunk, windows = self._cut
+            lo, hi = windows[0].lo, windows[-1].hi
+            size = self.forwards[sweep].target_bytes * (hi - lo)
+            if len(self.out) > 1 and sum(out.bytes for out in self.out) + size > IN_FLIGHT:
+                return
+            self._cut, forward = None, self.forwards[sweep]
+            state = self._left.pop(sweep, b"") if forward.continues(windows) else b""
+            unit = Unit(next(self._numbers), sweep, chunk.index, windows, forward.ask(chunk, lo, hi), state)
+            self.out.append(Out(unit, size))
             self._give(unit, lane)
 
     def _give(self, unit: Unit, lane: Lane) -> None:
-        forward = self.forwards[unit.sweep]
-        unit.rank, unit.question = lane.rank, forward.ask(unit.chunk, unit.windows[0].lo, unit.windows[-1].hi)
-        self._given[unit.number] = unit
-        self._ready[unit.number] = deque()
-        if forward.continues(unit.windows):
-            unit.state = self._left.pop(unit.sweep, b"")
         lane.queued, lane.units = lane.queued + 1, lane.units + 1
         if lane.rank == 0:
             self._own.put(unit)
         else:
-            arrays, values = run_message(unit)
+            arrays, values = unit.pack()
             self._lines.send(lane.rank, "run", arrays, **values)
 
-    def _wait(self, number: int) -> Done:
-        while not self._ready[number]:
-            self._book(self._lines.next())
-            self._feed()
-        return self._ready[number].popleft()
-
-    def _book(self, done: Done) -> None:
-        lane = self.lanes[done.rank]
-        lane.spans.append(done.span)
-        lane.queued -= done.rows is None
-        if done.left:
-            self._left[self._given[done.unit].sweep] = done.left
-        self._ready[done.unit].append(done)
+    def _wait(self, head: Out) -> Done:
+        while not head.ready:
+            done = self._lines.next()
+            lane, out = self.lanes[done.rank], self.out[done.unit - head.unit.number]
+            lane.spans.append(("forward", done.begin, done.end))
+            out.ready.append(done)
+            if not done.hi:
+                lane.queued -= 1
+                if len(done.arrays["left"]):
+                    self._left[out.unit.sweep] = done.arrays["left"].tobytes()
+                self._feed()
+        return head.ready.popleft()
 
     def _run_own(self) -> None:
         """Rank 0's share of the forward."""
-        import torch
-
         torch.set_num_threads(self.job.threads)
         while (unit := self._own.get()) is not None:
-            self.job.pulse.at(f"batch {unit.number}, in chunk {unit.chunk.index}")
+            self.job.pulse.at(f"batch {unit.number}, in chunk {unit.chunk}")
             try:
                 for done in run_unit(self.forwards, unit):
                     self._lines.put(done)
@@ -159,15 +204,12 @@ class Crew:
 
 def rank_stats(job: Job) -> dict[str, Any]:
     """What run.json says of a rank."""
-    import torch
-
-    peak = torch.cuda.max_memory_allocated(job.device) if job.device != "cpu" else None
     return {
         "rank": job.rank,
         "device": job.device,
         "threads": job.threads,
         "peak_memory_bytes": peak_memory_bytes(),
-        "device_peak_bytes": peak,
+        "device_peak_bytes": torch.cuda.max_memory_allocated(job.device) if job.device != "cpu" else None,
         **job.traffic(),
     }
 
@@ -188,53 +230,16 @@ class ShardedForward:
         self._crew.forwards[self._sweep].ask = ask
 
     def rows(self, chunk: Chunk) -> Iterator[Answer]:
-        """Finished rows of the chunk's targets, in stream order."""
         return self._crew.rows(self._sweep, chunk)
 
     def snapshot(self) -> bytes:
-        """Empty unless a state goes on into the next chunk."""
         return self._crew.snapshot(self._sweep)
 
     def restore(self, state: bytes) -> None:
         self._crew.restore(self._sweep, state)
 
     def ranks(self) -> list[dict[str, Any]]:
-        """One entry a rank: device, threads, peak memory, units computed, busy seconds."""
         return self._crew.stats()
 
     def tracks(self) -> dict[int, list[tuple[str, float, float]]]:
-        """For the trace: each rank's spans, seconds of the wall clock."""
         return {lane.rank: lane.spans for lane in self._crew.lanes}
-
-
-def run_unit(forwards: Sequence[LocalForward], unit: Unit) -> Iterator[Done]:
-    """Compute a unit on this rank: its rows as they are finished, then that it is through.
-
-    An EvalkitError is an item, too: it counts when the stream gets there.  Anything else is raised: it counts at once.
-    """
-    forward, begin, question = forwards[unit.sweep], time.time(), unit.question
-    assert question is not None
-    if forward.hands_on:
-        forward.restore(unit.state)
-    try:
-        for rows in forward.run(unit.windows, question):
-            end = time.time()
-            yield Done(0, unit.number, ("forward", begin, end), rows.lo, rows.hi, pack_answer(rows))
-            begin = end
-    except EvalkitError as fault:
-        yield Done(0, unit.number, ("forward", begin, time.time()), fault=fault)
-    else:
-        left = forward.snapshot() if forward.hands_on else b""
-        yield Done(0, unit.number, ("forward", begin, time.time()), left=left)
-
-
-def run_message(unit: Unit) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """A unit as a message: (arrays, values)."""
-    assert unit.question is not None
-    arrays = {
-        "windows": np.array([[w.start, w.lo, w.hi] for w in unit.windows], dtype=np.int64),
-        "cands": unit.question.cands,
-        "probes": np.array(unit.question.probes, dtype=np.int64),
-        "state": np.frombuffer(unit.state, dtype=np.uint8),
-    }
-    return arrays, {"unit": unit.number, "sweep": unit.sweep, "chunk": unit.chunk.index}

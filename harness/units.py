@@ -1,104 +1,98 @@
-"""The pieces of work, and who gets the next one.  (Rank 0's bookkeeping; nothing here computes or sends.)"""
+"""A unit of work, what comes back of it, how both travel, and what any rank does with one."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
+import numpy as np
+
+from evalkit.errors import EvalkitError
+from evalkit.harness.faults import pack_fault, unpack_fault
+from evalkit.harness.wire import Message, pack_answer
+from evalkit.models.forward import LocalForward
 from evalkit.models.rows import Question
-from evalkit.plan import Chunk, Window
+from evalkit.plan import Window
 
-QUEUED = 2
-"""Units that a rank may have before it: one under way and one waiting."""
-
-IN_FLIGHT = 1 << 30
-"""Bytes of finished rows that may be under way or wait for the sequencer, over all ranks: bounds rank 0's memory where a
-stack reads whole rows (4 bytes an entry: 262,144 targets of 1,024 ids, 5,342 of 50,257).  Two units may always be out, so
-that one is computed while the other is scored."""
+Packed = tuple[dict[str, np.ndarray], dict[str, Any]]
+"""(arrays, values) of a message."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Unit:
-    """A batch of windows, a segment of a banded pass, or a document that learns, with what is asked of its rows.
-
-    ``sweep``: which forward pass over the stream it belongs to (the models before each learner, then the one scored).
-    """
+    """A batch of windows, a segment of a banded pass, or a document that learns, with what is asked of its rows."""
 
     number: int
     sweep: int
-    chunk: Chunk
+    """Which forward pass over the stream it belongs to: the models before each learner, then the one that is scored."""
+    chunk: int
     windows: tuple[Window, ...]
-    bytes: int
-    """What its finished rows take, about."""
-    question: Question | None = None
-    rank: int = -1
+    question: Question
     state: bytes = b""
     """What the chunk before left to it (see ``LocalForward.continues``)."""
 
+    def pack(self) -> Packed:
+        arrays = {
+            "windows": np.array([[w.start, w.lo, w.hi] for w in self.windows], dtype=np.int64),
+            "cands": self.question.cands,
+            "probes": np.array(self.question.probes, dtype=np.int64),
+            "state": np.frombuffer(self.state, dtype=np.uint8),
+        }
+        return arrays, {"number": self.number, "sweep": self.sweep, "chunk": self.chunk}
 
-class Cuts(Protocol):
-    """What of a forward the bookkeeping needs."""
-
-    @property
-    def target_bytes(self) -> int: ...
-
-    def units(self, chunk: Chunk) -> Iterable[Sequence[Window]]: ...
-
-
-@dataclass
-class Lane:
-    """One rank's work.  ``spans``: (verb, begin, end) in seconds of the wall clock, for the trace."""
-
-    rank: int
-    queued: int = 0
-    units: int = 0
-    spans: list[tuple[str, float, float]] = field(default_factory=list)
+    @classmethod
+    def unpack(cls, message: Message) -> Unit:
+        a = message.arrays
+        windows = tuple(Window(*row) for row in a["windows"].tolist())
+        question = Question(windows[0].lo, a["cands"], tuple(a["probes"].tolist()))
+        return cls(**message.values, windows=windows, question=question, state=a["state"].tobytes())
 
 
-class Roll:
-    """Numbers the units of the stream's chunks, in order, as far ahead as allowed: of each chunk sweep by sweep."""
+@dataclass(frozen=True)
+class Done:
+    """Rows [lo, hi) of a unit are finished; or, with ``hi`` 0, the rank is through with the unit, or failed at it.
 
-    def __init__(self, forwards: Sequence[Cuts], chunks: Callable[[], Iterator[Chunk]], ahead: bool) -> None:
-        """``forwards``: one a sweep; each says how it cuts a chunk."""
-        self._forwards, self._chunks, self._ahead = forwards, chunks, ahead
-        self._source: Iterator[Chunk] | None = None
-        self._numbers: dict[tuple[int, int], range] = {}
-        self._todo: deque[Unit] = deque()
-        self._next = 0
+    ``arrays``: the rows as :func:`evalkit.harness.wire.pack_answer` has them; at the end ``left``, uint8: what the unit
+    leaves to the next chunk.  ``begin``, ``end``: seconds of the wall clock.
+    """
 
-    def numbers(self, sweep: int, chunk: Chunk) -> range:
-        """The numbers of the chunk's units; chunks must be asked for in order, from any first one."""
-        if self._source is None:
-            first = chunk.index
-            self._source = (c for c in self._chunks() if c.index >= first)
-        if (sweep, chunk.index) not in self._numbers:
-            self._cut()
-        return self._numbers.pop((sweep, chunk.index))
+    unit: int
+    begin: float
+    end: float
+    lo: int = 0
+    hi: int = 0
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    fault: EvalkitError | None = None
+    rank: int = 0
 
-    def _cut(self) -> bool:
-        """Cut the next chunk of the stream into units.  False at the end."""
-        chunk = next(self._source, None) if self._source is not None else None
-        if chunk is None:
-            return False
-        for sweep, forward in enumerate(self._forwards):
-            first = self._next
-            for windows in forward.units(chunk):
-                size = forward.target_bytes * (windows[-1].hi - windows[0].lo)
-                self._todo.append(Unit(self._next, sweep, chunk, tuple(windows), size))
-                self._next += 1
-            self._numbers[sweep, chunk.index] = range(first, self._next)
-        return True
+    def pack(self, rank: int, place: str) -> Packed:
+        """``place``: what this rank does."""
+        fault = self.fault and pack_fault(self.fault, rank, place)
+        where = {"unit": self.unit, "begin": self.begin, "end": self.end, "lo": self.lo, "hi": self.hi}
+        return self.arrays, {**where, "fault": fault, "rank": rank}
 
-    def take(self, room: int) -> Unit | None:
-        """The next unit that may start and whose rows take at most ``room`` bytes, or None."""
-        if not self._todo and not (self._ahead and self._cut()):
-            return None
-        return self._todo.popleft() if self._todo[0].bytes <= room else None
+    @classmethod
+    def unpack(cls, message: Message) -> Done:
+        fault = message.values.pop("fault")
+        return cls(**message.values, arrays=message.arrays, fault=fault and unpack_fault(fault))
 
 
-def choose(lanes: list[Lane]) -> Lane | None:
-    """The lane for the next unit: the least busy; rank 0 last among equals, it has the experts to run."""
-    free = [lane for lane in lanes if lane.queued < QUEUED]
-    return min(free, key=lambda lane: (lane.queued, lane.rank == 0, lane.units, lane.rank)) if free else None
+def run_unit(forwards: Sequence[LocalForward], unit: Unit) -> Iterator[Done]:
+    """Compute a unit on this rank: its rows as they are finished, then that it is through.
+
+    An EvalkitError is an item, too: it counts when the stream gets there.  Anything else is raised: it counts at once.
+    """
+    forward, begin, left, fault = forwards[unit.sweep], time.time(), b"", None
+    if forward.hands_on:
+        forward.restore(unit.state)
+    try:
+        for rows in forward.run(unit.windows, unit.question):
+            end = time.time()
+            yield Done(unit.number, begin, end, rows.lo, rows.hi, pack_answer(rows))
+            begin = end
+        left = forward.snapshot() if forward.hands_on else b""
+    except EvalkitError as found:
+        fault = found
+    yield Done(unit.number, begin, time.time(), arrays={"left": np.frombuffer(left, np.uint8)}, fault=fault)

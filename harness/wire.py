@@ -7,8 +7,9 @@ A message is a kind, a few plain values and some arrays; nothing in it is execut
 from __future__ import annotations
 
 import struct
-import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,8 @@ from evalkit.errors import EvalkitError
 from evalkit.models.rows import Answer, Question
 
 MAX_MESSAGE = 1 << 36
+UNDER_WAY = 1 << 20
+"""Bytes that may wait on one line for their receiver: some hundred units; a message that is longer is waited for."""
 _DTYPES = ("<f8", "<f4", "<i4", "<i8", "|u1", "|b1")
 
 
@@ -99,20 +102,36 @@ def unpack_answer(arrays: dict[str, np.ndarray], question: Question) -> Answer:
 
 
 class Peer:
-    """The line to one other rank.  Any thread may send; one thread receives."""
+    """The line to one other rank.  One thread sends, one thread (it may be the same) receives.
+
+    A gloo send waits for its receive; here it does so behind the caller's back, so that rank 0 can hand a unit to a rank
+    that still computes another and goes on, and no rank needs a thread that only takes messages off the line.
+    """
 
     def __init__(self, rank: int, group: Any) -> None:
         self.rank, self._group = rank, group
-        self._sending = threading.Lock()
+        self._sending = deque[tuple[Any, torch.Tensor]]()
+        """Sends under way, and what they read."""
         self.bytes_out = self.bytes_in = 0
 
     def send(self, kind: str, arrays: dict[str, np.ndarray] | None = None, **values: Any) -> None:
-        """Raises Lost when the other side is gone."""
+        """Waits only when many bytes are under way.  Raises Lost when the other side is seen to be gone."""
         frame = torch.frombuffer(encode(Message(kind, values, arrays or {})), dtype=torch.uint8)
-        with self._sending, self._named():
-            dist.send(torch.tensor([len(frame)], dtype=torch.int64), self.rank, group=self._group)
-            dist.send(frame, self.rank, group=self._group)
+        for tensor in (torch.tensor([len(frame)], dtype=torch.int64), frame):
+            with self._named():
+                self._sending.append((dist.isend(tensor, self.rank, group=self._group), tensor))
         self.bytes_out += len(frame)
+        self._settle(UNDER_WAY)
+
+    def flush(self) -> None:
+        """Wait until the other side has everything."""
+        self._settle(0)
+
+    def _settle(self, most: int) -> None:
+        while sum(tensor.numel() for _, tensor in self._sending) > most:
+            work, _ = self._sending.popleft()
+            with self._named():
+                work.wait()
 
     def receive(self) -> Message:
         """Blocks until a message is here.  Raises Lost when the other side is gone."""
@@ -127,36 +146,10 @@ class Peer:
         self.bytes_in += length
         return decode(frame.numpy().data)
 
-    def _named(self) -> _Named:
-        return _Named(self.rank)
-
-
-class _Named:
-    """Turns the transport's RuntimeError into Lost, which names the rank."""
-
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, fault: BaseException | None, trace: Any) -> None:
-        if isinstance(fault, RuntimeError):
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Turns the transport's RuntimeError into Lost, which names the rank."""
+        try:
+            yield
+        except RuntimeError as fault:
             raise Lost(self.rank, f"rank {self.rank} closed the connection") from fault
-
-
-def listen(peer: Peer, deliver: Callable[[Message | Lost], bool]) -> threading.Thread:
-    """A thread that receives until ``deliver`` returns False or the line breaks (then Lost is delivered)."""
-
-    def run() -> None:
-        while True:
-            try:
-                message: Message | Lost = peer.receive()
-            except Lost as gone:
-                message = gone
-            if not deliver(message) or isinstance(message, Lost):
-                return
-
-    thread = threading.Thread(target=run, name=f"listen-{peer.rank}", daemon=True)
-    thread.start()
-    return thread

@@ -72,9 +72,8 @@ def _job(recipe: Recipe, out: str | None) -> Any:
 
 def _lead(args: argparse.Namespace, asked: Callable[[], bool]) -> int:
     from evalkit.cli.session import execute
-    from evalkit.harness.faults import LAUNCHED, note_stop
+    from evalkit.harness.faults import GONE, LAUNCHED, note_stop
     from evalkit.harness.lead import Lead
-    from evalkit.harness.lines import GONE
 
     recipe = resolve(args)
     job = _job(recipe, args.out)

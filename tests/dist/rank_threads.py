@@ -27,6 +27,9 @@ class QueuePeer:
     def send(self, kind: str, arrays: dict[str, np.ndarray] | None = None, **values: Any) -> None:
         self._outbox.put(encode(Message(kind, values, arrays or {})))
 
+    def flush(self) -> None:
+        """Nothing waits in a queue."""
+
     def receive(self) -> Message:
         frame = self._inbox.get(timeout=60)
         if frame is None:

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from evalkit.adapters.base import Needs
 from evalkit.harness import sharded
-from evalkit.harness.lines import Done
-from evalkit.harness.sharded import Crew
-from evalkit.harness.units import QUEUED, Lane, choose
+from evalkit.harness.sharded import QUEUED, Crew, Lane, choose
+from evalkit.harness.units import Done
 from evalkit.models.forward import WindowForward
 from evalkit.plan import Banded, Chunk, Disjoint, Document, Plan, Sliding
 
@@ -56,15 +55,14 @@ class Shuffled:
     def send(self, rank: int, kind: str, arrays: dict[str, np.ndarray], **values: Any) -> None:
         assert kind == "run"
         found = self.queues.setdefault(rank, deque())
-        span = ("forward", 0.0, 0.0)
         for start, lo, hi in arrays["windows"].tolist():
             assert start < lo
             at = lo - arrays["windows"][0, 1]
             rows = {"logp": -np.arange(lo, hi, dtype=float)[:, None], "lse": np.zeros(hi - lo)}
             assert len(arrays["cands"]) >= at + hi - lo
-            found.append(Done(rank, values["unit"], span, lo, hi, rows))
-        found.append(Done(rank, values["unit"], span))
-        assert sum(done.rows is None for done in found) <= QUEUED
+            found.append(Done(values["number"], 0.0, 0.0, lo, hi, rows, rank=rank))
+        found.append(Done(values["number"], 0.0, 0.0, arrays={"left": np.empty(0, np.uint8)}, rank=rank))
+        assert sum(not done.hi for done in found) <= QUEUED
 
     def next(self) -> Done:
         rank = self.random.choice([rank for rank, found in self.queues.items() if found])
@@ -118,7 +116,7 @@ def test_rows_under_way_are_bounded_and_two_units_always_go_out(plan: Plan, n: i
     try:
         for chunk in chunks:
             for _ in crew.rows(0, chunk):
-                out = [unit.bytes for unit in crew._given.values()]
+                out = [each.bytes for each in crew.out]
                 assert sum(out) <= most or len(out) <= 2
                 held.append(len(out))
     finally:
