@@ -105,7 +105,8 @@ class Peer:
     """The line to one other rank.  One thread sends, one thread (it may be the same) receives.
 
     A gloo send waits for its receive; here it does so behind the caller's back, so that rank 0 can hand a unit to a rank
-    that still computes another and goes on, and no rank needs a thread that only takes messages off the line.
+    that still computes another and goes on, and no rank needs a thread that only takes messages off the line.  (With such
+    a thread the loop took 1.04 times as long: 2 ranks on 2 cores, batches of 1,024 tokens, median of 5 interleaved pairs.)
     """
 
     def __init__(self, rank: int, group: Any) -> None:

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evalkit.adapters.base import ChunkWork
+from evalkit.adapters.registry import parse_adapter
 from evalkit.budget.costs import ChunkCost, CostModel, VerbCost, Watch, fit
 from evalkit.budget.forecast import Shape, alone, over_ranks
 from evalkit.budget.hardware import GPUS, Work, derive_from_gpu, derive_from_work, known_gpu, parse_target
@@ -20,6 +22,15 @@ from evalkit.errors import InputError
 from evalkit.scoring.loop import Spans
 
 rates = st.floats(1e-7, 1e-3)
+
+
+def test_learners_say_how_they_work_and_what_ranks_can_share() -> None:
+    work = parse_adapter("full_ttt:chunk=1024,seq_len=128,micro_tokens=256,batch=0,epochs=3").work
+    assert work == ChunkWork(epochs=3, seq_len=128, micro_tokens=256, batch=0)
+    assert work.parts(1024) == 4, "8 sequences, 2 of them at a time"
+    assert parse_adapter("full_ttt:seq_len=128,micro_tokens=256,batch=2").work.parts(1024) == 1
+    assert parse_adapter("slot").work == parse_adapter("lora_lanes").work == ChunkWork()
+    assert ChunkWork().parts(1024) == 1
 
 
 def chunks(count: int, size: int, forward: float, rate: float, slope: float, warm: float = 0.0) -> list[ChunkCost]:

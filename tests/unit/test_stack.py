@@ -213,6 +213,14 @@ def test_a_wrong_number_of_hints_is_our_fault_not_silent() -> None:
         stack.propose(np.zeros(3, np.int32))
 
 
+def test_hints_that_nobody_can_bring_are_refused_before_work_begins() -> None:
+    class Promises(Halves):
+        needs = Needs(hints=2)
+
+    with pytest.raises(InputError, match=r"needs.hints is 2, but it has no propose\(tokens\)"):
+        Stack([Promises()])
+
+
 def test_an_empty_stack_is_the_model() -> None:
     stack = Stack([])
     stack.begin(INFO)
