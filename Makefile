@@ -1,4 +1,5 @@
-# make demo: score the bundled checkpoint on the bundled text.  make test: the whole suite.  Both set up .venv first.
+# make demo: score the bundled checkpoint on the bundled text.  make test: the fast suite.  All set up .venv first.
+# make test-all: the slow proofs too (@pytest.mark.slow).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +21,7 @@ RUNTIME = $(foreach lib,libasan.so libubsan.so libstdc++.so.6,$(shell $(or $(CXX
 UNDER := env LD_PRELOAD="$(RUNTIME)" ASAN_OPTIONS=detect_leaks=0
 endif
 
-.PHONY: demo test bench fuzz lint docs clean dist
+.PHONY: demo test test-all bench fuzz lint docs clean dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "evalkit needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
@@ -38,7 +39,10 @@ demo: $(STAMP)
 	$(BIN)/evalkit eval --out runs/demo
 
 test: $(STAMP)
-	$(UNDER) $(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
+	$(UNDER) $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+
+test-all: $(STAMP)
+	EVALKIT_HYPOTHESIS=all $(UNDER) $(BIN)/python -m pytest -n 2 --dist loadfile -m '' $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

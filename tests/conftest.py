@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in every process that a test starts
+
 settings.register_profile(
     "ci",
     derandomize=True,
@@ -21,6 +23,7 @@ settings.register_profile(
     max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
+settings.register_profile("all", parent=settings.get_profile("ci"))
 settings.register_profile("search", parent=settings.get_profile("ci"), derandomize=False, max_examples=2000)
 settings.load_profile(os.environ.get("EVALKIT_HYPOTHESIS", "ci"))
 
@@ -100,17 +103,9 @@ def miniature() -> Callable[[str], bytes]:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random baseline GPT over the 260 ids of the byte tokenizer."""
-    import torch
+    from tests.kit import golf_file
 
-    from evalkit.models.golf import GolfGPT, GolfOptions
-
-    torch.manual_seed(0)
-    shape = {"vocab": 260, "width": 32, "layers": 2, "heads": 2, "kv_heads": 1, "hidden": 48}
-    model = GolfGPT(shape, GolfOptions(), tied=True)
-    torch.nn.init.normal_(model.tok_emb.weight, std=0.3)
-    path = tmp_path_factory.mktemp("model") / "random.pt"
-    torch.save(model.state_dict(), path)
-    return path
+    return golf_file(tmp_path_factory.mktemp("model") / "random.pt", width=32, hidden=48)
 
 
 @pytest.fixture(scope="session")

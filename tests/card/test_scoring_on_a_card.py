@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
-
 from fake_card import card
-from learner_kit import LEARNERS, PLANS, adapters_of, tiny_model, tiny_stream
 
 from evalkit.plan import parse_plan
 from evalkit.scoring.score import ScoreOptions, score
 from evalkit.scoring.scores import read_scores
+from tests.kit import LEARNERS, PLANS, adapters_of, golf, tiny_stream
 
 LANES = "lora_lanes:targets=[q,v,mlp],rank=3,chunk=16,lr=0.05,lanes=4"
 EXPERTS = "ppm + match + best_agree + tilt + backoff + hedge + log_bias + temperature"
@@ -40,12 +36,15 @@ CASES |= {"lanes": (LANES, PLANS["document"]), "lanes, batched": (f"{LANES},batc
 CASES |= {"experts": (EXPERTS, PLANS["disjoint"])}
 
 
-@pytest.mark.parametrize("case", CASES)
+FEW = ("sliding", "lora_ttt and slot", "experts")
+
+
+@pytest.mark.parametrize("case", [c if c in FEW else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
 def test_the_card_scores_as_the_host_does(case: str, tmp_path: Path) -> None:
     spec, plan = CASES[case]
-    host = run(tiny_model(), tmp_path, "host", spec, plan)
+    host = run(golf(), tmp_path, "host", spec, plan)
     with card() as device:
-        model = tiny_model().to(device)
+        model = golf().to(device)
         there = run(model, tmp_path, "card", spec, plan)
         assert {p.device for p in model.parameters()} == {device}
     np.testing.assert_allclose(there, host, rtol=0, atol=CLOSE)

@@ -82,7 +82,7 @@ def weights(made: Trainer) -> dict[str, torch.Tensor]:
     return {n: p.detach().cpu().clone() for n, p in made.model.named_parameters()}
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", [n if n == "as it is" else pytest.param(n, marks=pytest.mark.slow) for n in OPTIONS])
 def test_a_run_trains_resumes_and_exports_on_the_card(name: str, text_file: Path, tmp_path: Path) -> None:
     host = trainer(text_file, tmp_path / "host", "cpu", OPTIONS[name])
     host.train_step()
@@ -109,6 +109,7 @@ def test_a_run_trains_resumes_and_exports_on_the_card(name: str, text_file: Path
     assert path.stat().st_size == facts["artifact_bytes"]
 
 
+@pytest.mark.slow
 def test_an_artifact_scores_on_the_card_as_on_the_host(text_file: Path, tmp_path: Path) -> None:
     made = trainer(text_file, tmp_path / "host", "cpu", [])
     made.run()

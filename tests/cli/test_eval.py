@@ -11,6 +11,7 @@ import pytest
 
 from evalkit.scoring.result import read_documents
 from evalkit.scoring.scores import read_scores
+from tests.kit import golf_file
 
 BASE = ("--tokenizer", "byte", "--plan", "disjoint:seq_len=64", "--chunk-tokens", "512")
 
@@ -163,14 +164,8 @@ def test_one_target_is_enough(evalkit, checkpoint: Path, tmp_path: Path) -> None
 
 
 def test_lossy_is_offered_and_accounted_for(evalkit, tmp_path: Path) -> None:
-    import torch
-
-    from evalkit.models.golf import GolfGPT, GolfOptions
-
-    text, model = tmp_path / "folds.txt", tmp_path / "sp1024.pt"
+    text, model = tmp_path / "folds.txt", golf_file(tmp_path / "sp1024.pt", vocab=1024, layers=1, hidden=16, std=None)
     text.write_text("Line\nbreaks  and\nspaces are folded.\n" * 8)
-    shape = {"vocab": 1024, "width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "hidden": 16}
-    torch.save(GolfGPT(shape, GolfOptions(), tied=True).state_dict(), model)
     base = ("--checkpoint", model, "--text", text, "--adapter", "none")
     said = evalkit("eval", *base)
     assert (said.code, "or give --lossy" in said.err) == (2, True)

@@ -17,7 +17,7 @@ import evalkit
 model = evalkit.open_checkpoint(None)
 print(model.vocab_size)
 """
-FEW = ("--limit-tokens", "300", "--json", "-")
+FEW = ("--adapter", "none", "--limit-tokens", "300", "--json", "-")
 
 
 @pytest.fixture
@@ -47,19 +47,24 @@ def _evalkit(*arguments: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(
     "command",
-    [("-m", "evalkit", "eval", *FEW), _evalkit("eval", *FEW), _evalkit("eval", "--nproc", "2", *FEW)],
-    ids=["module", "script", "two-ranks"],
+    [
+        pytest.param(("-m", "evalkit", "eval", *FEW), id="module"),
+        pytest.param(_evalkit("eval", *FEW), id="script", marks=pytest.mark.slow),
+        pytest.param(_evalkit("eval", "--nproc", "2", *FEW), id="two-ranks"),
+    ],
 )
 def test_eval_beside_files_of_the_same_names(crowded: Path, command: tuple[str, ...]):
     done = _run(crowded, *command)
     assert (done.returncode, json.loads(done.stdout)["totals"]["targets"]) == (0, 300), done.stderr
 
 
+@pytest.mark.slow
 def test_the_python_api_beside_files_of_the_same_names(crowded: Path):
     done = _run(crowded, "script.py")
     assert (done.returncode, done.stdout) == (0, "2048\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_torchrun_beside_files_of_the_same_names(crowded: Path):
     launch = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "evalkit.harness")
     done = _run(crowded, *launch, *FEW)

@@ -66,25 +66,24 @@ def test_a_run_cut_at_any_chunk_resumes_with_the_same_bits(
         assert read_journal(out / "journal.jsonl")[1] == read_journal(tmp_path / "whole" / "journal.jsonl")[1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("stack", "shares"), [(("ppm",), (0.3, 0.6, 0.9)), (FULL_STACK, (0.5,))])
+@pytest.mark.parametrize(
+    ("stack", "shares"), [pytest.param(("ppm",), (0.3, 0.6, 0.9), marks=pytest.mark.slow), (FULL_STACK, (0.5,))]
+)
 def test_kill_9_and_again(
-    checkpoint: Path, long_text: Path, tmp_path: Path, stack: tuple[str, ...], shares: tuple[float, ...]
+    evalkit, checkpoint: Path, long_text: Path, tmp_path: Path, stack: tuple[str, ...], shares: tuple[float, ...]
 ) -> None:
-    def command(out: Path) -> list[str]:
-        return [sys.executable, "-m", "evalkit", *flags(checkpoint, long_text, PLANS[1], out, stack)]
-
     whole, out = tmp_path / "whole", tmp_path / "killed"
-    assert b"base" in subprocess.run(command(whole), capture_output=True, check=True).stdout
+    assert evalkit(*flags(checkpoint, long_text, PLANS[1], whole, stack)).code == 0
+    command = [sys.executable, "-m", "evalkit", *flags(checkpoint, long_text, PLANS[1], out, stack)]
     total = json.loads((whole / "run.json").read_text())["totals"]
     chunks = len(read_journal(whole / "journal.jsonl")[1])
     for share in shares:
-        process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _wait_for_lines(out / "journal.jsonl", 1 + int(share * chunks), process)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    again = subprocess.run(command(out), capture_output=True, check=True)
-    assert f"+ {stack[-1]}".encode() in again.stdout
+    again = evalkit(*flags(checkpoint, long_text, PLANS[1], out, stack))
+    assert f"+ {stack[-1]}" in again.out
     run = json.loads((out / "run.json").read_text())
     assert run["totals"] == total
     assert run["resumed_chunks"] >= int(shares[-1] * chunks) - 1

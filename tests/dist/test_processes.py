@@ -23,7 +23,7 @@ PATIENCE = 180.0
 RUN = ["--plan", "sliding:seq_len=48,stride=16", "--chunk-tokens", "256", "--batch-tokens", "400", "--threads", "1"]
 STACK = ["--adapter", "full_ttt:chunk=256,lr=0.05,seq_len=32,batch=4", "--adapter", "ppm"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
 class Job:
@@ -107,6 +107,7 @@ def assert_same_run(out: Path, whole: dict[str, Any]) -> dict[str, Any]:
     return run
 
 
+@pytest.mark.slow
 def test_killed_stopped_and_preempted_on_two_three_and_one_ranks_the_bits_are_the_same(
     checkpoint: Path, text: Path, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
@@ -186,6 +187,7 @@ class Greedy(Learner):
 """
 
 
+@pytest.mark.slow
 def test_a_rank_that_runs_out_of_memory_says_so_and_ends_the_job(checkpoint: Path, text: Path, tmp_path: Path) -> None:
     (tmp_path / "greedy.py").write_text(LEARNER, encoding="utf-8")
     job = Job(checkpoint, text, tmp_path / "run", "--nproc", "2", "--adapter", f"{tmp_path}/greedy.py:Greedy")
@@ -197,6 +199,7 @@ def test_a_rank_that_runs_out_of_memory_says_so_and_ends_the_job(checkpoint: Pat
     assert len(read_journal(tmp_path / "run" / "journal.jsonl")[1]) >= 3
 
 
+@pytest.mark.slow
 def test_wrong_input_is_refused_once_and_nothing_is_left(checkpoint: Path, text: Path, tmp_path: Path) -> None:
     job = Job(checkpoint, text, tmp_path / "run", "--nproc", "2", "--plan", "banded:window=24,block=32,segment=0")
     code, said = job.end()
@@ -205,6 +208,7 @@ def test_wrong_input_is_refused_once_and_nothing_is_left(checkpoint: Path, text:
     assert "2 ranks cannot share it; use segment=8192, or --nproc 1" in said
 
 
+@pytest.mark.slow
 def test_sums_over_three_ranks_are_those_of_one() -> None:
     script = Path(__file__).parent / "reduce_script.py"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]

@@ -92,17 +92,9 @@ def cheats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random baseline GPT over the 260 ids of the byte tokenizer."""
-    import torch
+    from tests.kit import golf_file
 
-    from evalkit.models.golf import GolfGPT, GolfOptions
-
-    torch.manual_seed(0)
-    shape = {"vocab": 260, "width": 16, "layers": 2, "heads": 2, "kv_heads": 1, "hidden": 16}
-    model = GolfGPT(shape, GolfOptions(), tied=True)
-    torch.nn.init.normal_(model.tok_emb.weight, std=0.3)
-    path = tmp_path_factory.mktemp("model") / "random.pt"
-    torch.save(model.state_dict(), path)
-    return path
+    return golf_file(tmp_path_factory.mktemp("model") / "random.pt", hidden=16)
 
 
 @pytest.fixture(scope="session")

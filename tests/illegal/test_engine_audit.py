@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +24,8 @@ from evalkit.plan import parse_plan
 from evalkit.testing import check_adapter
 
 SMALL = Effort(length=48, streams=3, cuts=18, forks=3, long_length=0, own=0, shrink=40)
+LEAST = Effort(length=40, streams=1, cuts=8, forks=1, long_length=0, latin_length=0, contexts=1, own=0, shrink=40)
+HARD = pytest.param(SMALL, marks=pytest.mark.slow, id="three streams and a Latin design")
 
 
 @pytest.fixture(scope="session")
@@ -37,13 +40,13 @@ def classes(cheats: Path) -> ModuleType:
     return module
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("effort", [pytest.param(LEAST, id="one stream"), HARD])
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
-def test_our_adapters_pass_as_black_boxes(name: str) -> None:
+def test_our_adapters_pass_as_black_boxes(name: str, effort: Effort) -> None:
     """SLOT, PPM, Hedge, best_agree and the rest: look-alikes of what was illegal as first published."""
-    found = audit(LocalBox(lambda: toy_scorer([make_adapter(name)])), target=name, effort=SMALL)
+    found = audit(LocalBox(lambda: toy_scorer([make_adapter(name)])), target=name, effort=effort)
     assert found.violated() == set(), found.reason
-    assert found.laws["causal"].probes > 18
+    assert found.laws["causal"].probes > effort.cuts
     assert found.laws["normalised"].worst == pytest.approx(1.0, abs=1e-9)
 
 
@@ -57,13 +60,15 @@ def test_our_adapters_pass_as_black_boxes(name: str) -> None:
     ],
 )
 def test_a_cheating_expert_is_named(classes: ModuleType, name: str, laws: set[str]) -> None:
-    found = audit(LocalBox(lambda: toy_scorer([getattr(classes, name)()])), target=name, effort=SMALL)
+    found = audit(
+        LocalBox(lambda: toy_scorer([getattr(classes, name)()])), target=name, effort=replace(SMALL, latin_length=0)
+    )
     assert found.violated() == laws
     assert all(e.stream_tokens <= 4 and e.position >= 1 for e in found.evidence)
 
 
 def test_check_adapter_speaks_in_the_authors_tests(classes: ModuleType) -> None:
-    effort = Effort(length=48, streams=4, cuts=12, forks=8, long_length=0)
+    effort = replace(LEAST, length=24, forks=8)
     assert check_adapter(classes.Honest(), effort=effort).verdict == "legal"
     with pytest.raises(LegalityError, match="withheld") as caught:
         check_adapter(classes.Peek(), effort=effort)
@@ -98,10 +103,8 @@ def test_the_black_box_is_the_engine() -> None:
     "plan", ["disjoint:seq_len=16", "sliding:seq_len=16,stride=8", "banded:window=8,block=8,segment=16"]
 )
 def test_plans_are_causal_with_a_learner(plan: str) -> None:
-    from dataclasses import replace
-
     setup = replace(toy_setup([parse_adapter("full_ttt:lr=0.05")]), plan=parse_plan(plan))
-    effort = Effort(length=64, streams=2, cuts=40, forks=1, long_length=0)
+    effort = replace(LEAST, length=64, cuts=20)
     assert audit(LocalBox(lambda: EngineScorer(setup)), effort=effort).laws["causal"].status == "ok"
 
 
@@ -174,7 +177,7 @@ def test_the_sentinel_stops_and_the_audit_explains(
     assert "withheld" in said
     assert "target" in said
     assert (tmp_path / "run" / "journal.jsonl").read_text().count("\n") == 1, "the header and no chunk"
-    assert main(["audit", f"{cheats}:Peek", "--probes", "240", "--json", str(tmp_path / "v.json")]) == 1
+    assert main(["audit", f"{cheats}:Peek", "--probes", "120", "--json", str(tmp_path / "v.json")]) == 1
     evidence = json.loads((tmp_path / "v.json").read_text())["evidence"]
     assert {e["law"] for e in evidence} >= {"causal"}
     capsys.readouterr()

@@ -21,7 +21,7 @@ from evalkit.stream.shard import read_shard
 from evalkit.stream.tokenizer import ByteTokenizer
 
 SPEC = "lora_lanes:lanes=3,chunk=8,rank=2,lr=0.05,targets=[q,v,mlp]"
-SMALL = Effort(length=40, streams=1, cuts=12, forks=1, long_length=0, latin_length=0, own=0, shrink=8)
+SMALL = Effort(length=24, streams=1, cuts=12, forks=1, long_length=0, latin_length=0, own=0, shrink=4)
 
 
 class Early(LoraLanes):

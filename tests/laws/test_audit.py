@@ -15,9 +15,10 @@ from evalkit.legality.referee import audit
 from evalkit.legality.scorer import LocalBox
 from evalkit.legality.zoo.hashed import ExactPair
 from evalkit.legality.zoo.toy import CommitReveal, Toy, V, network
+from tests.kit import examples
 
 EFFORT = Effort(length=80, streams=4, cuts=48, forks=16, long_length=200, long_cuts=4, long_forks=1, shrink=20)
-few = settings(max_examples=12, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=examples(12), suppress_health_check=list(HealthCheck))
 
 
 class Excess(ExactPair):

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import evalkit
 from benches import conventions
 from evalkit.cli.recipe import ASSETS
-from evalkit.models.golf import GolfGPT, GolfOptions
+from evalkit.models.golf import GolfGPT
 from evalkit.plan import parse_plan
 from evalkit.scoring.score import ScoreOptions
 from evalkit.scoring.scores import read_scores
+from tests.kit import golf
 
 LENGTH, STRIDE = 32, 16
 TEXTS = ["the cat sat on the mat. " * 12 + "Yes!", "so it is", "and the dog, too, saw the cat on the mat; " * 4]
@@ -28,10 +28,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "perplexity.md"
 
 @pytest.fixture(scope="module")
 def model() -> GolfGPT:
-    torch.manual_seed(0)
-    shape = {"vocab": 260, "width": 32, "layers": 2, "heads": 2, "kv_heads": 1, "hidden": 48}
-    model = GolfGPT(shape, GolfOptions(), tied=True)
-    torch.nn.init.normal_(model.tok_emb.weight, std=0.3)
+    model = golf(width=32, hidden=48)
     model.fingerprint = "random"
     return model
 

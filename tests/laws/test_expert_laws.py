@@ -17,6 +17,7 @@ from evalkit.adapters.base import Side, StreamInfo, TokenLedger
 from evalkit.adapters.registry import parse_adapter
 from evalkit.adapters.stack import Stack
 from evalkit.stream.corpus import write_corpus
+from tests.kit import examples, random_rows
 
 EXPERTS = [
     "ppm",
@@ -41,7 +42,7 @@ EXPERTS = [
 ]
 
 each_expert = pytest.mark.parametrize("spec", EXPERTS)
-law = settings(max_examples=15, deadline=None, derandomize=True)
+law = settings(max_examples=examples(15), deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
 vocabs = st.sampled_from([2, 5, 16, 33, 300])
 
@@ -57,13 +58,6 @@ def make_stream(rng: np.random.Generator, vocab: int, n: int) -> np.ndarray:
         out.append(out[source] if copy else 1 if rng.random() < 0.05 else int(rng.integers(vocab) * rng.random()))
         source += 1
     return np.array(out, np.int32)
-
-
-def make_rows(rng: np.random.Generator, vocab: int, n: int) -> np.ndarray:
-    """float64 [n, V], peaked, each summing to 1 within a few ulp."""
-    p = rng.gamma(0.3, size=(n, vocab)) + 1e-9
-    p /= p.sum(axis=1, keepdims=True)
-    return p / p.sum(axis=1, keepdims=True)
 
 
 def make_side(rng: np.random.Generator, p: np.ndarray, groups: dict[str, np.ndarray]) -> Side:
@@ -94,7 +88,7 @@ class Case:
         stream = make_stream(rng, vocab, n + 1)
         groups = {"word_start": rng.random(vocab) < 0.5, "control": np.arange(vocab) < 2}
         self.info = StreamInfo(vocab, 1, int(stream[0]), piece_bytes=(b"x",) * vocab, groups=groups)
-        self.tokens, self.p = stream[1:].copy(), make_rows(rng, vocab, n)
+        self.tokens, self.p = stream[1:].copy(), random_rows(rng, n, vocab)
         self.side = make_side(rng, self.p, groups)
         self.n = n
 

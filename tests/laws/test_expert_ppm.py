@@ -11,6 +11,7 @@ from evalkit import _native
 from evalkit.adapters.experts.ppm import PpmSettings
 from evalkit.adapters.registry import make_adapter
 from evalkit.errors import InputError
+from tests.kit import phrases, random_rows
 from tests.twins.ppm import NaiveDirichlet, NaiveLearned
 
 law = settings(max_examples=25, deadline=None, derandomize=True)
@@ -19,15 +20,11 @@ FIRST_CHUNK = 4096 * 44 + 4 * (1 << 13)
 
 
 def stream(seed: int, vocab: int, n: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    words = [rng.integers(0, vocab, rng.integers(2, 9)) for _ in range(12)]
-    parts = [words[i] if rng.random() < 0.8 else rng.integers(0, vocab, 3) for i in rng.integers(0, 12, n)]
-    return np.concatenate(parts)[:n].astype(np.int32)
+    return phrases(np.random.default_rng(seed), vocab, n)
 
 
 def rows(seed: int, vocab: int, n: int) -> np.ndarray:
-    p = np.random.default_rng(seed + 1).gamma(0.3, size=(n, vocab)) + 1e-9
-    return p / p.sum(axis=1, keepdims=True)
+    return random_rows(np.random.default_rng(seed + 1), n, vocab)
 
 
 def twin_scores(config: PpmSettings, x: np.ndarray, p: np.ndarray, frozen_at: int = -1) -> np.ndarray:

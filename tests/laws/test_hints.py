@@ -15,11 +15,12 @@ from evalkit.adapters.base import Side, StreamInfo, TokenChunk, TokenLedger
 from evalkit.adapters.experts.hints import BestAgreeSettings, MatchSettings, TiltSettings, word_roles
 from evalkit.adapters.registry import make_adapter, parse_adapter
 from evalkit.errors import EvalkitError, InputError
+from tests.kit import examples, random_rows
 from tests.twins.best_agree import NaiveBestAgree
 from tests.twins.match import NaiveMatchExpert
 from tests.twins.tilt import NaiveTiltExpert
 
-law = settings(max_examples=20, deadline=None, derandomize=True)
+law = settings(max_examples=examples(20), deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
 vocabs = st.sampled_from([4, 11, 60, 300])
 
@@ -60,9 +61,7 @@ class Case:
         groups["word_start"] &= ~groups["control"]
         self.info = StreamInfo(vocab, 1, int(text[0]), piece_bytes=(b"x",) * vocab, groups=groups)
         self.tokens, self.n = text[1:].copy(), n
-        p = rng.gamma(0.3, size=(n, vocab)) + 1e-9
-        p /= p.sum(axis=1, keepdims=True)
-        self.p = p / p.sum(axis=1, keepdims=True)
+        self.p = random_rows(rng, n, vocab)
         self.side = Side(masses={"word_start": self.p[:, groups["word_start"]].sum(axis=1)})
 
     def expert(self, spec: str) -> Any:

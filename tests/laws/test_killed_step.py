@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from learner_kit import COMMON, PLANS, tiny_model
 
 from evalkit.cli.main import main
 from evalkit.scoring.journal import read_journal
 from evalkit.scoring.scores import read_scores
 from evalkit.scoring.state import load_snapshot
+from tests.kit import COMMON, PLANS, golf
 
 SGD, ADAMW = "evalkit.adapters.learners.optim:Sgd.step", "evalkit.adapters.learners.optim:AdamW.step"
 MUON, SLOT = "evalkit.adapters.learners.whole:MuonStep.step", "evalkit.adapters.learners.slot:SlotState.step"
@@ -57,7 +57,7 @@ CASES = {
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a few thousand weights, and documents of 40 to 120 bytes."""
     folder = tmp_path_factory.mktemp("killed")
-    torch.save(tiny_model().state_dict(), folder / "m.pt")
+    torch.save(golf().state_dict(), folder / "m.pt")
     texts = ["".join(f"Item {i * j % 7} of {i}; the cat sat. " for j in range(2 + i % 4)) for i in range(12)]
     (folder / "t.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
     return folder

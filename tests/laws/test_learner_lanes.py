@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from learner_kit import adapters_of, tiny_model, tiny_stream
 
 from evalkit.adapters.base import TokenLedger
 from evalkit.adapters.info import stream_info
@@ -19,6 +18,7 @@ from evalkit.plan import parse_plan
 from evalkit.scoring import loop as loop_module
 from evalkit.scoring.score import ScoreOptions, score
 from evalkit.scoring.scores import read_scores
+from tests.kit import adapters_of, golf, tiny_stream
 
 PLAN = "document:seq_len=32,stride=16"
 SPEC = "lora_lanes:targets=[q,v,mlp],rank=3,chunk=16,lr=0.05"
@@ -28,7 +28,7 @@ def run(lanes: int, out: Path, tokens: int = 128, stream: Any = None, more: str 
     stream = tiny_stream(out.parent) if stream is None else stream
     adapters = adapters_of(f"{SPEC},lanes={lanes}{more}")
     opts = ScoreOptions(chunk_tokens=tokens, **options)
-    result = score(tiny_model(), stream, adapters, parse_plan(PLAN), out=out, options=opts)
+    result = score(golf(), stream, adapters, parse_plan(PLAN), out=out, options=opts)
     return np.array(read_scores(out / "scores.f64", len(result.stage_names)))
 
 
@@ -38,7 +38,7 @@ def plain(stream: Any) -> np.ndarray:
     out = np.full(len(tokens), np.nan)
     ends = [*(int(s) for s in stream.doc_start[1:]), len(tokens) - 1]
     for start, last in zip(stream.doc_start, ends, strict=True):
-        model = copy.deepcopy(tiny_model())
+        model = copy.deepcopy(golf())
         parts: dict[str, list[torch.Tensor]] = {"A": [], "B": []}
         generator = torch.Generator().manual_seed(0)
         for block in model.blocks:
@@ -142,7 +142,7 @@ def test_what_lanes_cannot_do_is_one_sentence(more: str, sentence: str, tmp_path
 def test_lanes_behind_another_document_state_are_one_sentence(first: str, tmp_path: Path) -> None:
     stack = adapters_of(f"{first} + {SPEC},lanes=2")
     with pytest.raises(InputError, match="cannot stand behind slot or another learner of low-rank terms"):
-        score(tiny_model(), tiny_stream(tmp_path), stack, parse_plan(PLAN))
+        score(golf(), tiny_stream(tmp_path), stack, parse_plan(PLAN))
 
 
 def test_lanes_need_their_plan_and_stop_when_they_diverge(tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_lanes_need_their_plan_and_stop_when_they_diverge(tmp_path: Path) -> Non
         adapters_of("lora_ttt:reset=document,lanes=2")
     stream = tiny_stream(tmp_path)
     with pytest.raises(InputError, match="scores across them; give --plan document"):
-        score(tiny_model(), stream, adapters_of(f"{SPEC},lanes=2"), parse_plan("disjoint:seq_len=32"))
-    lanes: Any = adapters_of(f"{SPEC},lanes=2")[0].attach(tiny_model(), stream_info(stream, 0, 260))
+        score(golf(), stream, adapters_of(f"{SPEC},lanes=2"), parse_plan("disjoint:seq_len=32"))
+    lanes: Any = adapters_of(f"{SPEC},lanes=2")[0].attach(golf(), stream_info(stream, 0, 260))
     receipt = TokenLedger(np.ones(2, np.int32), 7).book(7, np.ones(3, np.int32), np.ones(3))
     grad = torch.full((1, lanes.values.shape[1]), float("inf"))
     with pytest.raises(DivergenceError, match=r"training on booked targets 7\.\.9: .*lower lr, or set clip"):

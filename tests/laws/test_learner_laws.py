@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from learner_kit import COMMON, LEARNERS, PLANS, adapters_of, fused, strict, tiny_model, tiny_stream
 
 from evalkit.errors import InputError
 from evalkit.plan import parse_plan
 from evalkit.scoring.score import score
+from tests.kit import COMMON, LEARNERS, PLANS, adapters_of, fused, golf, strict, tiny_stream
 
 CASES = [(name, plan) for name in LEARNERS for plan in PLANS if plan == "sliding" or name in ("slot", "phased_ttt")]
 
 
 @pytest.mark.parametrize(("name", "plan"), CASES)
 def test_strict_is_fused_and_the_user_s_model_is_left_alone(name: str, plan: str, tmp_path: Path) -> None:
-    model, stream = tiny_model(), tiny_stream(tmp_path)
+    model, stream = golf(), tiny_stream(tmp_path)
     weights = copy.deepcopy(model.state_dict())
     flags = [p.requires_grad for p in model.parameters()]
     booked = fused(model, stream, adapters_of(LEARNERS[name]), PLANS[plan], tmp_path / "run")
@@ -39,7 +39,7 @@ def test_strict_is_fused_and_the_user_s_model_is_left_alone(name: str, plan: str
 @pytest.mark.parametrize("at", [70, 201, 255])
 def test_a_changed_suffix_changes_no_earlier_score(name: str, at: int, tmp_path: Path) -> None:
     """Rows of targets up to ``at`` must be the same bits; the score of target ``at`` itself reads another entry."""
-    model, stream = tiny_model(), tiny_stream(tmp_path, 300)
+    model, stream = golf(), tiny_stream(tmp_path, 300)
     rng = np.random.default_rng(at)
     tokens = np.array(stream.tokens)
     tokens[at:] = rng.integers(4, 260, len(tokens) - at)
@@ -64,7 +64,7 @@ def test_experts_and_learners_share_one_stream_order(tmp_path: Path) -> None:
     from evalkit.plan import parse_plan
     from evalkit.scoring.score import ScoreOptions, score
 
-    model, stream = tiny_model(), tiny_stream(tmp_path)
+    model, stream = golf(), tiny_stream(tmp_path)
     stack = adapters_of("full_ttt:chunk=64,seq_len=32,lr=0.05 + ppm:orders=[2,3] + slot:chunk=64")
     result = score(model, stream, stack, parse_plan(PLANS["sliding"]), options=ScoreOptions())
     assert [s["adapter"] for s in result.run["stages"]] == ["full_ttt", "slot", "ppm"]
@@ -83,7 +83,7 @@ def test_experts_and_learners_share_one_stream_order(tmp_path: Path) -> None:
 
 def test_learners_stack_and_each_stage_is_its_own_model(tmp_path: Path) -> None:
     """With two learners the middle stage is the run with the first alone."""
-    model, stream = tiny_model(), tiny_stream(tmp_path)
+    model, stream = golf(), tiny_stream(tmp_path)
     first, second = "full_ttt:chunk=64,seq_len=32,lr=0.05", "lora_ttt:chunk=64,seq_len=32,rank=2"
     both = fused(model, stream, adapters_of(f"{first} + {second}"), PLANS["sliding"], tmp_path / "both")
     alone = fused(model, stream, adapters_of(first), PLANS["sliding"], tmp_path / "alone")
@@ -105,13 +105,13 @@ def test_learners_stack_and_each_stage_is_its_own_model(tmp_path: Path) -> None:
 def test_a_learner_that_would_leave_another_behind_is_one_sentence(stack: str, words: str, tmp_path: Path) -> None:
     """A copy stays as it was when it was taken: the score would be that of the second learner alone."""
     with pytest.raises(InputError, match=words):
-        score(tiny_model(), tiny_stream(tmp_path), adapters_of(stack), parse_plan(PLANS["sliding"]))
+        score(golf(), tiny_stream(tmp_path), adapters_of(stack), parse_plan(PLANS["sliding"]))
 
 
 def test_low_rank_terms_follow_the_weights_that_the_learner_before_them_trains(tmp_path: Path) -> None:
     first = f"full_ttt:{COMMON},lr=0.05"
     both = fused(
-        tiny_model(),
+        golf(),
         tiny_stream(tmp_path),
         adapters_of(f"{first} + lora_ttt:{COMMON},lr=1e-9"),
         PLANS["sliding"],

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from learner_kit import PLANS, adapters_of, fused, tiny_model, tiny_stream
 
+from tests.kit import PLANS, adapters_of, fused, golf, tiny_stream
 from tests.twins.newton_schulz import orthogonalise_by_svd
 
 CHUNK, SEQ, CONTEXT, STRIDE = 64, 32, 48, 16
@@ -51,7 +51,7 @@ def run_plain(
 
 def compare(spec: str, plain: np.ndarray, folder: Path) -> None:
     stream = tiny_stream(folder)
-    booked = fused(tiny_model(), stream, adapters_of(spec), PLANS["sliding"], folder / "run")
+    booked = fused(golf(), stream, adapters_of(spec), PLANS["sliding"], folder / "run")
     np.testing.assert_allclose(booked[:, -1], plain, rtol=0, atol=3e-4)
     assert np.abs(booked[:, -1] - booked[:, 0]).max() > 0.05
 
@@ -61,7 +61,7 @@ def tokens_of(folder: Path) -> torch.Tensor:
 
 
 def trained_copy() -> tuple[Any, list[torch.nn.Parameter]]:
-    model = copy.deepcopy(tiny_model()).requires_grad_(True)
+    model = copy.deepcopy(golf()).requires_grad_(True)
     return model, list(model.parameters())
 
 
@@ -103,7 +103,7 @@ def test_muon_ttt(tmp_path: Path) -> None:
 
 
 def test_lora_ttt(tmp_path: Path) -> None:
-    model = copy.deepcopy(tiny_model())
+    model = copy.deepcopy(golf())
     lora: dict[str, list[torch.Tensor]] = {"A": [], "B": []}
     generator = torch.Generator().manual_seed(0)
     for block in model.blocks:
@@ -131,7 +131,7 @@ def test_lora_ttt(tmp_path: Path) -> None:
 
 def test_slot(tmp_path: Path) -> None:
     """The stream's bias alone, by the update rule written out; steps of 8 targets that never span two documents."""
-    model, tokens = tiny_model(), tokens_of(tmp_path)
+    model, tokens = golf(), tokens_of(tmp_path)
     bias, spread = torch.zeros(260), torch.zeros(260)
     rows: list[torch.Tensor] = []
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from learner_kit import LEARNERS, PLANS, adapters_of, fused, tiny_model, tiny_stream
 
 from evalkit.adapters.info import stream_info
 from evalkit.adapters.registry import parse_adapter
@@ -23,6 +22,7 @@ from evalkit.plan import parse_plan
 from evalkit.scoring import loop as loop_module
 from evalkit.scoring.journal import read_journal
 from evalkit.scoring.score import ScoreOptions, score
+from tests.kit import LEARNERS, PLANS, adapters_of, fused, golf, tiny_stream
 
 
 class Killed(Exception):
@@ -36,7 +36,7 @@ def test_cut_inside_the_training_of_a_chunk_and_again(
     """The process dies after half of a chunk's update; weights, moments, pending tokens and deltas come back."""
     monkeypatch.setattr(loop_module, "SNAPSHOT_SECONDS", 0.0)
     monkeypatch.setattr(loop_module, "SNAPSHOT_SHARE", 0.0)
-    model, stream = tiny_model(), tiny_stream(tmp_path, 300)
+    model, stream = golf(), tiny_stream(tmp_path, 300)
     whole = fused(model, stream, adapters_of(LEARNERS[name]), PLANS["sliding"], tmp_path / "whole")
     adapters = adapters_of(LEARNERS[name])
     real, calls = adapters[-1].observe, [0]
@@ -58,7 +58,7 @@ def test_cut_inside_the_training_of_a_chunk_and_again(
 
 def test_a_snapshot_taken_between_updates_holds_what_is_pending(tmp_path: Path) -> None:
     """The learner's chunk is longer than the engine's: the snapshot carries targets that wait."""
-    model, stream = tiny_model(), tiny_stream(tmp_path, 300)
+    model, stream = golf(), tiny_stream(tmp_path, 300)
     info = stream_info(stream, 0, model.vocab_size)
     from evalkit.adapters.base import TokenLedger
 
@@ -89,7 +89,7 @@ def test_a_snapshot_taken_between_updates_holds_what_is_pending(tmp_path: Path) 
 @pytest.mark.slow
 def test_kill_9_while_training(tmp_path: Path) -> None:
     """A real SIGKILL at a random moment of a run that mostly trains; the same command ends with the same total."""
-    torch.save(tiny_model().state_dict(), tmp_path / "m.pt")
+    torch.save(golf().state_dict(), tmp_path / "m.pt")
     text = tmp_path / "t.txt"
     text.write_text(
         "".join(f"Record {i}: value {i * i % 97} for key {i % 13}.\n" for i in range(160)), encoding="utf-8"
@@ -127,7 +127,7 @@ def test_kill_9_while_training(tmp_path: Path) -> None:
 
 
 def test_divergence_names_chunk_norm_and_hint_and_keeps_what_is_booked(tmp_path: Path) -> None:
-    model, stream = tiny_model(), tiny_stream(tmp_path)
+    model, stream = golf(), tiny_stream(tmp_path)
     adapters = adapters_of("full_ttt:chunk=64,seq_len=32,lr=1e29,epochs=2,clip=0")
     with pytest.raises(DivergenceError, match=r"chunk 0: full_ttt, training on booked targets 1\.\.64: .*lower lr"):
         fused(model, stream, adapters, PLANS["sliding"], tmp_path / "run")
@@ -147,7 +147,7 @@ def test_divergence_names_chunk_norm_and_hint_and_keeps_what_is_booked(tmp_path:
 def run(adapter: str, tmp_path: Path, plan: str = PLANS["sliding"], model: object = None) -> None:
     stream = tiny_stream(tmp_path, 100)
     options = ScoreOptions(chunk_tokens=64)
-    score(model or tiny_model(), stream, adapters_of(adapter), parse_plan(plan), options=options)
+    score(model or golf(), stream, adapters_of(adapter), parse_plan(plan), options=options)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_bad_settings_are_one_sentence(adapter: str, sentence: str, tmp_path: Pa
 
 
 def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    model = tiny_model()
+    model = golf()
     model.can = frozenset({"parameters"})  # type: ignore[misc]
     with pytest.raises(InputError, match="does not offer its hidden states apart from its head"):
         run("slot:chunk=64", tmp_path, model=model)

@@ -28,7 +28,6 @@ transformers = pytest.importorskip("transformers")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # the libraries' own
-    pytest.mark.xdist_group("hf"),  # importing transformers takes seconds: once
 ]
 LENGTH = 48
 SHORT = ["The cat sat on the mat.", "and the dog saw it", "caf\u00e9 \u65e5\u672c"]

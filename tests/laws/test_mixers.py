@@ -13,12 +13,13 @@ from evalkit import _native
 from evalkit.adapters.base import Side, StreamInfo, TokenChunk
 from evalkit.adapters.experts.mixing import Backoff, BackoffSettings, Hedge, HedgeSettings
 from evalkit.adapters.experts.rows import LogBias, LogBiasSettings, Temperature, TemperatureSettings
+from tests.kit import examples, phrases, random_rows
 from tests.twins.backoff import NaiveBackoff
 from tests.twins.hedge import NaiveHedge
 from tests.twins.log_bias import NaiveLogBias
 from tests.twins.temperature import NaiveTemperature
 
-law = settings(max_examples=20, deadline=None, derandomize=True)
+law = settings(max_examples=examples(20), deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
 vocabs = st.sampled_from([2, 7, 33, 130])
 smoothings = st.sampled_from(["witten_bell", "absolute", "kneser_ney"])
@@ -31,11 +32,9 @@ class Text:
 
     def __init__(self, seed: int, vocab: int, n: int = 70) -> None:
         rng = np.random.default_rng(seed)
-        words = [rng.integers(0, vocab, rng.integers(1, 7)) for _ in range(6)] + [np.array([BOS])]
-        parts = [words[i] if rng.random() < 0.8 else rng.integers(0, vocab, 2) for i in rng.integers(0, 7, n + 1)]
-        stream = np.concatenate(parts)[: n + 1].astype(np.int32)
+        stream = phrases(rng, vocab, n + 1, count=6, bos=True)
         self.vocab, self.first, self.tokens = vocab, int(stream[0]), stream[1:].copy()
-        self.model, self.p = rows(rng, n, vocab), rows(rng, n, vocab)
+        self.model, self.p = random_rows(rng, n, vocab), random_rows(rng, n, vocab)
         entropy = -(self.model * np.log(self.model)).sum(axis=1)
         self.side = Side(entropy=entropy, top_id=self.model.argmax(axis=1).astype(np.int32))
         self.info = StreamInfo(vocab, BOS, self.first)
@@ -51,11 +50,6 @@ class Text:
             out.append(row(i))
             observe(int(token))
         return np.array(out)
-
-
-def rows(rng: np.random.Generator, n: int, vocab: int) -> np.ndarray:
-    p = rng.gamma(0.3, size=(n, vocab)) + 1e-9
-    return p / p.sum(axis=1, keepdims=True)
 
 
 @law

@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learner_kit import tiny_model
 
 from evalkit.cli.main import main
 from evalkit.errors import InputError
 from evalkit.integrations.requests import Requests
 from evalkit.plan import parse_plan
 from evalkit.stream import open_texts, open_tokenizer, stream_of_tokens
+from tests.kit import golf
 
 TEXTS = ["the cat sat on a mat. " * 3, "", "so it is, and the cat sat on a mat. " * 2, "x"]
 PPM = [("ppm", {})]
 
 
 def requests(adapters: Any = (), plan: str | None = "document:seq_len=1024,stride=1024") -> Requests:
-    return Requests(tiny_model(), open_tokenizer("byte"), list(adapters), parse_plan(plan) if plan else None)
+    return Requests(golf(), open_tokenizer("byte"), list(adapters), parse_plan(plan) if plan else None)
 
 
 def plain(ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Nats and hits of ids[1:], each from the ids before it."""
-    logits = tiny_model().logits(torch.tensor([ids[:-1]]))[0].double()
+    logits = golf().logits(torch.tensor([ids[:-1]]))[0].double()
     after = torch.tensor(ids[1:])
     nats = torch.nn.functional.cross_entropy(logits, after, reduction="none")
     return nats.detach().numpy(), (logits.argmax(-1) == after).numpy()
@@ -66,7 +66,7 @@ def test_a_pair_is_scored_behind_its_own_context_alone() -> None:
 def test_the_most_probable_continuation_is_greedy() -> None:
     tokenizer = open_tokenizer("byte")
     context = tokenizer.encode("the cat").tolist()
-    row = tiny_model().logits(torch.tensor([[tokenizer.bos_id, *context]]))[0, -1]
+    row = golf().logits(torch.tensor([[tokenizer.bos_id, *context]]))[0, -1]
     best, worst = int(row.argmax()), int(row.argmin())
     assert [hit for _, hit in requests().pairs([(context, [best]), (context, [worst])])] == [True, False]
 

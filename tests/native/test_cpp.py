@@ -20,7 +20,6 @@ PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOA
 """Compiler and programs bring what they need: a preloaded sanitizer is for Python."""
 
 pytestmark = [
-    pytest.mark.xdist_group("cpp"),
     pytest.mark.skipif(COMPILER is None, reason="no C++ compiler on this machine"),
 ]
 

@@ -26,6 +26,7 @@ from evalkit.models.ek.model import GPT
 from evalkit.train import tokenizer
 from evalkit.train.quant.plan import Coded, quantise
 from evalkit.train.recipe import Export
+from tests.kit import awake
 
 CONFIG = GPTConfig(vocab_size=270, layers=2, width=32, head_dim=16, rope_dims=8, gate_dims=6, max_seq_len=64)
 
@@ -35,18 +36,9 @@ def tokenizer_model() -> bytes:
     return tokenizer.train(["a small text, twice over, with 12 words in it"] * 20, 285, threads=1)
 
 
-def make_model() -> GPT:
-    torch.manual_seed(0)
-    model = GPT(CONFIG)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return model
-
-
 @pytest.fixture(scope="module")
 def coded() -> Coded:
-    return quantise(make_model(), Export(matrix_bits=6, embed_bits=8), None)
+    return quantise(awake(CONFIG, by=0.05), Export(matrix_bits=6, embed_bits=8), None)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +53,7 @@ def test_it_comes_back_bit_for_bit(file: Path, coded: Coded, tokenizer_model: by
     assert back.config == CONFIG
     assert back.tokenizer_model == tokenizer_model
     assert back.size == file.stat().st_size
-    assert set(back.tensors) == {n for n, _ in make_model().named_parameters()}
+    assert set(back.tensors) == {n for n, _ in awake(CONFIG, by=0.05).named_parameters()}
     for name, values in back.tensors.items():
         written = coded[name]
         expected = written.dequantise() if isinstance(written, Grid) else written.astype(np.float32)

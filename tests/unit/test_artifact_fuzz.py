@@ -28,18 +28,10 @@ from evalkit.train.data.write import write_shards
 from evalkit.train.mutate import RAW, SEALED, json_leaf, mutate
 from evalkit.train.quant.plan import Coded, quantise
 from evalkit.train.recipe import Export
+from tests.kit import awake
 
 CONFIG = GPTConfig(vocab_size=285, layers=2, width=32, head_dim=16, rope_dims=8, gate_dims=6, max_seq_len=64)
 JSON = RAW | {"json_leaf": json_leaf}
-
-
-def weights(seed: int) -> GPT:
-    torch.manual_seed(seed)
-    model = GPT(CONFIG)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +43,7 @@ def pieces() -> bytes:
 def artifact(tmp_path_factory: pytest.TempPathFactory, pieces: bytes) -> Path:
     """Of every kind of section: grids, half floats, and a grid with a low-rank correction."""
     path = tmp_path_factory.mktemp("fuzz") / "small.ek"
-    coded = quantise(weights(0), Export(embed_rank=2), {"embed.weight": np.diag(np.arange(1.0, 33.0))})
+    coded = quantise(awake(CONFIG, 0, by=0.05), Export(embed_rank=2), {"embed.weight": np.diag(np.arange(1.0, 33.0))})
     assert isinstance(coded["embed.weight"], Corrected)
     write_artifact(path, CONFIG, coded, pieces, {"recipe": "fuzz"})
     return path
@@ -153,9 +145,9 @@ def test_round_trip_law(bits: int, pieces: bytes, tmp_path: Path) -> None:
     """Same weights, same bytes; and the loaded model scores as the exported one, bit for bit."""
     export, inputs = Export(matrix_bits=bits, embed_bits=bits), {"embed.weight": np.diag(np.arange(1.0, 33.0))}
     first, second = tmp_path / "a.ek", tmp_path / "b.ek"
-    coded = quantise(weights(3), export, inputs)
+    coded = quantise(awake(CONFIG, 3, by=0.05), export, inputs)
     write_artifact(first, CONFIG, coded, pieces, {"recipe": "law"})
-    write_artifact(second, CONFIG, quantise(weights(3), export, inputs), pieces, {"recipe": "law"})
+    write_artifact(second, CONFIG, quantise(awake(CONFIG, 3, by=0.05), export, inputs), pieces, {"recipe": "law"})
     assert first.read_bytes() == second.read_bytes()
     loaded = ArtifactDoor.load(first).module
     tokens = np.random.default_rng(0).integers(4, 285, 500)

@@ -20,6 +20,7 @@ from evalkit.budget.forecast import Shape, alone, over_ranks
 from evalkit.budget.hardware import GPUS, Work, derive_from_gpu, derive_from_work, known_gpu, parse_target
 from evalkit.errors import InputError
 from evalkit.scoring.loop import Spans
+from tests.kit import golf_file
 
 rates = st.floats(1e-7, 1e-3)
 
@@ -175,13 +176,7 @@ def test_targets_and_what_is_derived_for_them() -> None:
 
 @pytest.fixture
 def flags(tmp_path: Path) -> list[str]:
-    import torch
-
-    from evalkit.models.golf import GolfGPT, GolfOptions
-
-    torch.manual_seed(0)
-    shape = {"vocab": 260, "width": 16, "layers": 1, "heads": 1, "kv_heads": 1, "hidden": 16}
-    torch.save(GolfGPT(shape, GolfOptions(), tied=True).state_dict(), tmp_path / "model.pt")
+    golf_file(tmp_path / "model.pt", layers=1, heads=1, hidden=16, std=None)
     (tmp_path / "text.txt").write_text("the cat sat on the mat and the dog sat on the log. " * 200, encoding="utf-8")
     common = ["--checkpoint", str(tmp_path / "model.pt"), "--text", str(tmp_path / "text.txt"), "--tokenizer", "byte"]
     return ["profile", *common, "--plan", "disjoint:seq_len=64", "--chunk-tokens", "512", "--threads", "1"]

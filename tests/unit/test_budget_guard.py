@@ -14,12 +14,12 @@ import torch
 from evalkit.adapters.registry import parse_adapter
 from evalkit.budget.guard import SETTLE, Shedding
 from evalkit.errors import InputError
-from evalkit.models.golf import GolfGPT, GolfOptions
 from evalkit.plan import Disjoint
 from evalkit.scoring.guard import Deadline, Guard
 from evalkit.scoring.journal import read_journal
 from evalkit.scoring.score import ScoreOptions, score
 from evalkit.stream import open_stream, open_tokenizer
+from tests.kit import golf
 
 CHUNK = 64
 TTT = f"full_ttt:chunk={CHUNK},seq_len=32,epochs=2,lr=0.05"
@@ -139,10 +139,8 @@ def test_names_that_are_not_there_are_refused(order: list[str], words: tuple[str
 
 
 def parts(tmp_path: Path) -> tuple[Any, Any, list[Any]]:
-    torch.manual_seed(0)
     torch.set_num_threads(1)
-    shape = {"vocab": 260, "width": 16, "layers": 1, "heads": 1, "kv_heads": 1, "hidden": 16}
-    model = GolfGPT(shape, GolfOptions(), tied=True).eval().requires_grad_(False)
+    model = golf(layers=1, heads=1, hidden=16, std=None)
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and the dog sat on the log. " * 30, encoding="utf-8")
     stream = open_stream([text], open_tokenizer("byte"))

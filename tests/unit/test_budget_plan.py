@@ -16,6 +16,7 @@ from evalkit.cli.main import main
 from evalkit.stream import open_texts
 from evalkit.stream.tokenizer import open_tokenizer
 from evalkit.units import LN2
+from tests.kit import golf_file
 
 
 def candidate(name: str, rung: int, bpb: float, seconds: float, budget: float) -> Candidate:
@@ -89,14 +90,8 @@ def text_file(path: Path, words: str, seed: int, documents: int = 24) -> Path:
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-
-    from evalkit.models.golf import GolfGPT, GolfOptions
-
     folder = tmp_path_factory.mktemp("plan")
-    torch.manual_seed(0)
-    shape = {"vocab": 260, "width": 16, "layers": 1, "heads": 1, "kv_heads": 1, "hidden": 16}
-    torch.save(GolfGPT(shape, GolfOptions(), tied=True).state_dict(), folder / "model.pt")
+    golf_file(folder / "model.pt", layers=1, heads=1, hidden=16, std=None)
     text_file(folder / "mine.jsonl", "the cat sat on a mat and saw seven dogs run past two old red barns", 1)
     text_file(folder / "other.jsonl", "some bird flew over that river while nine boats sailed under grey clouds", 2)
     assert main(command(folder)) == 0

@@ -17,8 +17,9 @@ CARD = Path(__file__).parents[1] / "card"
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this torch has no devices written in Python",
 )
-def test_all_that_runs_on_a_device_keeps_to_it() -> None:
-    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", str(CARD)]
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_all_that_runs_on_a_device_keeps_to_it(which: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "-m", which, str(CARD)]
     environ = {**os.environ, "EVALKIT_CARD": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
     assert done.returncode == 0, done.stdout[-8000:]

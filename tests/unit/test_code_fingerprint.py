@@ -15,7 +15,7 @@ from evalkit.scoring import environment
 from evalkit.scoring.environment import ROOT, SCORING, code_fingerprint, sources
 from evalkit.scoring.guard import Guard
 from evalkit.scoring.score import ScoreOptions, score
-from tests.laws.learner_kit import tiny_model, tiny_stream
+from tests.kit import golf, tiny_stream
 
 PLAN = "sliding:seq_len=48,stride=16"
 
@@ -25,7 +25,7 @@ def in_play(*parts: Any) -> set[str]:
 
 
 def test_a_run_is_made_of_its_model_its_adapters_and_the_loop() -> None:
-    found = in_play(tiny_model(), parse_plan(PLAN), parse_adapter("ppm"), parse_adapter("lora_ttt"))
+    found = in_play(golf(), parse_plan(PLAN), parse_adapter("ppm"), parse_adapter("lora_ttt"))
     inside = {"models.golf", "models.attention", "models.forward", "models.lanes", "plan.plan", "stream.pieces"}
     inside |= {"adapters.base", "adapters.stack", "scoring.loop", "scoring.ledger", "scoring.run"}
     inside |= {type(parse_adapter(name)).__module__.removeprefix("evalkit.") for name in ("ppm", "lora_ttt")}
@@ -82,7 +82,7 @@ def test_a_run_resumes_unless_its_code_changed(
 
     path = ROOT / changed
     assert path.is_file()
-    model, stream = tiny_model(), tiny_stream(tmp_path, 200)
+    model, stream = golf(), tiny_stream(tmp_path, 200)
     asked = iter([False, True])
     assert not run(Guard(lambda: next(asked))).complete
     real = environment._read

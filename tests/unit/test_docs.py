@@ -12,6 +12,7 @@ import pytest
 
 from evalkit.adapters.registry import parse_adapter
 from evalkit.cli.main import VERBS, build_parser, main
+from tests.kit import golf_file
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RESULTS = DOCS.parent / "benches" / "results"
@@ -24,13 +25,7 @@ def test_the_example_adapter_runs(tmp_path: Path, capsys) -> None:
     assert code is not None
     (tmp_path / "mine.py").write_text(code.group(1), encoding="utf-8")
     (tmp_path / "text.txt").write_text("the cat sat on the mat. " * 40, encoding="utf-8")
-    import torch
-
-    from evalkit.models.golf import GolfGPT, GolfOptions
-
-    torch.manual_seed(0)
-    shape = {"vocab": 260, "width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "hidden": 16}
-    torch.save(GolfGPT(shape, GolfOptions(), tied=True).state_dict(), tmp_path / "m.pt")
+    golf_file(tmp_path / "m.pt", layers=1, hidden=16, std=None)
     common = [
         "eval",
         "--checkpoint",

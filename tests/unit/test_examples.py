@@ -8,13 +8,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-import torch
 
 import evalkit
 from evalkit.cli.main import main
 from evalkit.cli.recipe import ASSETS
-from evalkit.models.golf import GolfGPT, GolfOptions
 from evalkit.models.golf_file import GolfDoor
+from tests.kit import golf_file
 
 FIELD = ASSETS / "fineweb_1024_bpe.model"
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -25,12 +24,7 @@ def example(name: str) -> dict[str, Any]:
 
 
 def baseline(path: Path, seed: int) -> str:
-    torch.manual_seed(seed)
-    shape = {"vocab": 260, "width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "hidden": 16}
-    model = GolfGPT(shape, GolfOptions(), tied=True)
-    torch.nn.init.normal_(model.tok_emb.weight, std=0.1 * (1 + seed))
-    torch.save(model.state_dict(), path)
-    return str(path)
+    return str(golf_file(path, seed=seed, layers=1, hidden=16, std=0.1 * (1 + seed)))
 
 
 def test_two_checkpoints_are_compared_with_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

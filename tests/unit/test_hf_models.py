@@ -26,7 +26,6 @@ from evalkit.stream import open_stream, open_tokenizer  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # the library's own
-    pytest.mark.xdist_group("hf"),  # importing transformers takes seconds: once
 ]
 VOCAB = 320
 TEXTS = ["The cat sat on the mat, and the dog saw it. " * 6, "caf\u00e9 \u65e5\u672c " * 20]

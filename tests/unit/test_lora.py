@@ -14,13 +14,12 @@ from evalkit.adapters.learners.heads import head_weight
 from evalkit.adapters.learners.lora import LoraModel, find_targets, load_adapter, save_adapter
 from evalkit.adapters.learners.weights import own_copy, sharing_copy
 from evalkit.errors import InputError
-from evalkit.models.golf import GolfGPT, GolfOptions
+from evalkit.models.golf import GolfGPT
+from tests.kit import golf
 
 
 def model(tied: bool = True) -> GolfGPT:
-    torch.manual_seed(0)
-    shape = {"vocab": 50, "width": 16, "layers": 2, "heads": 2, "kv_heads": 1, "hidden": 24}
-    made = GolfGPT(shape, GolfOptions(), tied=tied)
+    made = golf(vocab=50, std=None, tied=tied)
     with torch.no_grad():
         for p in made.parameters():
             p.add_(torch.randn_like(p) * 0.1)

@@ -12,6 +12,7 @@ from evalkit.models.rows import Answer
 from evalkit.scoring.calibration import EDGES, Calibration
 from evalkit.scoring.loop import _pieces
 from evalkit.scoring.sentinel import ENTRIES, ROW_EVERY, Sentinel, rows_a_chunk
+from tests.kit import golf
 from tests.twins.calibration import calibration_naive
 
 
@@ -84,18 +85,12 @@ def test_positions_are_drawn_from_seed_and_chunk_alone(chunk: int, lo: int, n: i
 
 
 def test_more_rows_change_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     import evalkit
-    from evalkit.models.golf import GolfGPT, GolfOptions, build
+    from evalkit.models.golf import build
     from evalkit.scoring import run as module
     from evalkit.stream import Stream, open_tokenizer
 
-    torch.manual_seed(0)
-    shape = {"vocab": 260, "width": 32, "layers": 1, "heads": 2, "kv_heads": 1, "hidden": 48}
-    golf = GolfGPT(shape, GolfOptions(), tied=True)
-    torch.nn.init.normal_(golf.tok_emb.weight, std=0.3)
-    model = build(golf.state_dict(), {}, "test").to("cpu")
+    model = build(golf(width=32, layers=1, hidden=48).state_dict(), {}, "test").to("cpu")
     tokens = np.concatenate(([1], np.random.default_rng(0).integers(4, 40, 700))).astype(np.uint16)
     starts, sizes = np.array([0]), np.array([700])
     stream = Stream(tokens, open_tokenizer("byte"), starts, sizes, ("one",), "tokenizer", ("memory",))

@@ -17,6 +17,7 @@ from evalkit.report.trackers.tracker import ROWS, Trackers, open_trackers
 from evalkit.scoring.ledger import BookedChunk, DocumentPart
 from evalkit.scoring.result import Result, RunRecord, Stage, Totals
 from evalkit.units import LN2
+from tests.kit import golf_file
 
 Calls = list[tuple[Any, ...]]
 
@@ -232,13 +233,7 @@ FLAGS = ("--tokenizer", "byte", "--plan", "disjoint:seq_len=64", "--chunk-tokens
 @pytest.fixture
 def user(tmp_path: Path) -> list[str]:
     """A random checkpoint and a text, as flags."""
-    import torch
-
-    from evalkit.models.golf import GolfGPT, GolfOptions
-
-    torch.manual_seed(0)
-    shape = {"vocab": 260, "width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "hidden": 24}
-    torch.save(GolfGPT(shape, GolfOptions(), tied=True).state_dict(), tmp_path / "m.pt")
+    golf_file(tmp_path / "m.pt", layers=1, std=None)
     (tmp_path / "t.txt").write_text("the cat sat on the mat. " * 100)
     return ["--checkpoint", str(tmp_path / "m.pt"), "--text", str(tmp_path / "t.txt"), *FLAGS]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import msgspec
 import pytest
@@ -14,29 +15,14 @@ from hypothesis import strategies as st
 from evalkit.errors import InputError
 from evalkit.models.ek.config import GPTConfig
 from evalkit.models.ek.model import GPT
+from tests.kit import awake, random_ids
 from tests.twins.banded import banded_naive
 
 BOS = 1
 CONFIG = GPTConfig(vocab_size=61, layers=3, width=32, head_dim=16, rope_dims=8, gate_dims=6, kv_heads=1, max_seq_len=64)
 
 
-def awake(config: GPTConfig = CONFIG, seed: int = 0) -> GPT:
-    """A model whose zero-initialised parts are moved, so that every path carries signal."""
-    torch.manual_seed(seed)
-    model = GPT(config).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-    return model
-
-
-def stream(length: int, seed: int = 0) -> torch.Tensor:
-    """Ids with a BOS about every ten tokens."""
-    torch.manual_seed(seed)
-    ids = torch.randint(4, CONFIG.vocab_size, (length,))
-    ids[torch.rand(length) < 0.1] = BOS
-    ids[0] = BOS
-    return ids
+stream = partial(random_ids, vocab=CONFIG.vocab_size)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2])
@@ -54,7 +40,7 @@ def test_forward_is_head_of_hidden_and_batches_do_not_mix(kv_heads: int) -> None
 @given(at=st.integers(0, 39), seed=st.integers(0, 3))
 @settings(max_examples=20, deadline=None)
 def test_logits_before_a_changed_token_do_not_move(at: int, seed: int) -> None:
-    model, ids = awake(), stream(40, seed)
+    model, ids = awake(CONFIG), stream(40, seed)
     other = ids.clone()
     other[at] = 4 + (other[at] + 7) % 50
     with torch.no_grad():
@@ -67,7 +53,7 @@ def test_logits_before_a_changed_token_do_not_move(at: int, seed: int) -> None:
 
 
 def test_a_band_as_wide_as_the_stream_is_the_plain_forward() -> None:
-    model, ids = awake(), stream(64)
+    model, ids = awake(CONFIG), stream(64)
     with torch.no_grad():
         plain = model(ids[None])[0]
         for window in (64, 65, 100):
@@ -77,7 +63,7 @@ def test_a_band_as_wide_as_the_stream_is_the_plain_forward() -> None:
 @given(window=st.integers(1, 40), cuts=st.lists(st.integers(1, 60), max_size=6), seed=st.integers(0, 3))
 @settings(max_examples=40, deadline=None)
 def test_banded_in_any_calls_is_the_dense_band(window: int, cuts: list[int], seed: int) -> None:
-    model, ids = awake(), stream(61, seed)
+    model, ids = awake(CONFIG), stream(61, seed)
     edges = sorted({0, 61, *cuts})
     with torch.no_grad():
         once, _ = model.banded(ids, None, window)
@@ -93,7 +79,7 @@ def test_banded_in_any_calls_is_the_dense_band(window: int, cuts: list[int], see
 
 
 def test_a_token_out_of_the_band_of_every_layer_is_not_seen() -> None:
-    model, ids = awake(), stream(60)
+    model, ids = awake(CONFIG), stream(60)
     other = ids.clone()
     other[3] = 4 + (other[3] + 7) % 50
     reach = 1 + CONFIG.layers * (5 - 1)  # smear looks one back, each layer window - 1
@@ -104,7 +90,7 @@ def test_a_token_out_of_the_band_of_every_layer_is_not_seen() -> None:
 
 
 def test_smear_does_not_carry_a_document_into_the_next() -> None:
-    model, ids = awake(), stream(2)
+    model, ids = awake(CONFIG), stream(2)
     ids[0], ids[1] = 10, BOS
     other = ids.clone()
     other[0] = 20
@@ -118,7 +104,7 @@ def test_smear_does_not_carry_a_document_into_the_next() -> None:
 
 
 def test_banded_state_of_another_window_is_refused() -> None:
-    model, ids = awake(), stream(8)
+    model, ids = awake(CONFIG), stream(8)
     _, state = model.banded(ids, None, 4)
     with pytest.raises(ValueError, match="band of 4 tokens, not 5"):
         model.banded(ids, state, 5)

@@ -17,18 +17,14 @@ from evalkit.train.objective import Moment, Objective, bigram_probabilities, cro
 from evalkit.train.qat import QuantAware, soft_round
 from evalkit.train.recipe import Loss
 from evalkit.train.schedule import decay_taper, momentum_at
+from tests.kit import awake
 
 CONFIG = GPTConfig(vocab_size=61, layers=2, width=32, head_dim=16, rope_dims=8, gate_dims=6)
 LATE, EARLY = Moment(0.95, 0.05, 90), Moment(0.1, 1.0, 5)
 
 
 def model() -> GPT:
-    torch.manual_seed(0)
-    gpt = GPT(CONFIG)
-    with torch.no_grad():
-        for p in gpt.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    return gpt
+    return awake(CONFIG, by=0.1).train()
 
 
 def batch() -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from evalkit.models.ek.parts.neighbours import NOTHING, neighbours
 from evalkit.train import tokenizer
 from evalkit.train.quant.plan import quantise
 from evalkit.train.recipe import Export
+from tests.kit import awake, random_ids
 from tests.twins.banded import banded_naive
 
 BOS = 1
@@ -75,22 +77,7 @@ def config_of(name: str) -> GPTConfig:
     return msgspec.structs.replace(BASE, **SWITCHES[name])
 
 
-def awake(config: GPTConfig, seed: int = 0) -> GPT:
-    """A model whose zero-initialised parts are moved, so that every path carries signal."""
-    torch.manual_seed(seed)
-    model = GPT(config).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.2 * torch.randn_like(p))
-    return model
-
-
-def stream(length: int, seed: int = 0) -> torch.Tensor:
-    torch.manual_seed(seed)
-    ids = torch.randint(4, BASE.vocab_size, (length,))
-    ids[torch.rand(length) < 0.1] = BOS
-    ids[0] = BOS
-    return ids
+stream = partial(random_ids, vocab=BASE.vocab_size)
 
 
 @pytest.mark.parametrize("name", SWITCHES)

@@ -32,8 +32,11 @@ class Block(nn.Module):
         self.side_by_side = config.parallel == "sum" and layer >= config.parallel_from
         self.attn = Attention(config, layer)
         self.mlp = MLP(config)
-        ones, zeros = torch.ones(config.width), torch.zeros(config.width)
-        self.mix = nn.Parameter(torch.stack((ones, zeros))) if config.resid_mix else None
+        self.mix = (
+            nn.Parameter(torch.tensor([[1.0], [0.0]]).expand(2, config.width).contiguous())
+            if config.resid_mix
+            else None
+        )
         self.attn_scale = nn.Parameter(torch.ones(config.width))
         self.mlp_scale = nn.Parameter(torch.ones(config.width))
         two_lanes = config.parallel == "lanes" and layer >= config.parallel_from

@@ -1,7 +1,8 @@
-"""A model of a few thousand weights, a stream of many documents, and the strict spelling of a run with learners."""
+"""What do tests share?  Models of a few thousand weights, random streams and rows, stacks, and the strict spelling of a run."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,20 @@ import torch
 from evalkit.adapters.base import TokenLedger
 from evalkit.adapters.info import stream_info
 from evalkit.adapters.registry import parse_adapter
+from evalkit.models.ek.config import GPTConfig
+from evalkit.models.ek.model import GPT
 from evalkit.models.golf import GolfGPT, GolfOptions
 from evalkit.plan import Window, owners, parse_plan
 from evalkit.scoring.score import ScoreOptions, score
 from evalkit.stream import Stream, open_stream, open_tokenizer
 
+
+def examples(n: int) -> int:
+    """``n`` examples of hypothesis in make test-all, a third of them in make test."""
+    return n if os.environ.get("EVALKIT_HYPOTHESIS") else max(1, n // 3)
+
+
+SHAPE = {"vocab": 260, "width": 16, "layers": 2, "heads": 2, "kv_heads": 1, "hidden": 24}
 COMMON = "chunk=64,seq_len=32,batch=0"
 LEARNERS = {
     "full_ttt": f"full_ttt:{COMMON},lr=0.05,epochs=2",
@@ -37,13 +47,59 @@ PLANS = {
 }
 
 
-def tiny_model(seed: int = 0, tied: bool = True) -> GolfGPT:
-    """2 layers of width 16 over the 260 ids of the byte tokenizer."""
+def golf(seed: int = 0, std: float | None = 0.3, tied: bool = True, **shape: int) -> GolfGPT:
+    """A random baseline GPT: 2 layers of width 16 over the 260 ids of the byte tokenizer, unless ``shape`` says otherwise.
+
+    ``std``: of the embedding; None leaves the model's own initialisation.
+    """
     torch.manual_seed(seed)
-    shape = {"vocab": 260, "width": 16, "layers": 2, "heads": 2, "kv_heads": 1, "hidden": 24}
-    model = GolfGPT(shape, GolfOptions(), tied=tied)
-    torch.nn.init.normal_(model.tok_emb.weight, std=0.3)
+    model = GolfGPT({**SHAPE, **shape}, GolfOptions(), tied=tied)
+    if std is not None:
+        torch.nn.init.normal_(model.tok_emb.weight, std=std)
     return model.eval().requires_grad_(False)
+
+
+def golf_file(path: Path, **settings: Any) -> Path:
+    """The weights of :func:`golf` in a checkpoint file; returns its path."""
+    torch.save(golf(**settings).state_dict(), path)
+    return path
+
+
+def awake(config: GPTConfig, seed: int = 0, by: float = 0.2) -> GPT:
+    """Our own network with its zero-initialised parts moved by noise of size ``by``, so that every path carries signal."""
+    torch.manual_seed(seed)
+    model = GPT(config).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(by * torch.randn_like(p))
+    return model
+
+
+def random_ids(length: int, vocab: int, seed: int = 0) -> torch.Tensor:
+    """int64 [length], BOS (id 1) first and about every ten tokens."""
+    torch.manual_seed(seed)
+    ids = torch.randint(4, vocab, (length,))
+    ids[torch.rand(length) < 0.1] = 1
+    ids[0] = 1
+    return ids
+
+
+def random_rows(rng: np.random.Generator, n: int, vocab: int) -> np.ndarray:
+    """float64 [n, V], peaked, each summing to 1 within a few ulp."""
+    p = rng.gamma(0.3, size=(n, vocab)) + 1e-9
+    p /= p.sum(axis=1, keepdims=True)
+    return p / p.sum(axis=1, keepdims=True)
+
+
+def phrases(rng: np.random.Generator, vocab: int, n: int, count: int = 12, bos: bool = False) -> np.ndarray:
+    """int32 [n]: ``count`` phrases of 2 to 8 tokens in random order, a fifth of the time two random tokens instead.
+
+    ``bos``: id 1 stands between some.
+    """
+    pool = [rng.integers(0, vocab, rng.integers(2, 9)) for _ in range(count)] + [np.array([1])] * bos
+    picked = rng.integers(0, len(pool), n)
+    parts = [pool[i] if rng.random() < 0.8 else rng.integers(0, vocab, 2) for i in picked]
+    return np.concatenate(parts)[:n].astype(np.int32)
 
 
 def tiny_stream(folder: Path, n: int = 420, seed: int = 0) -> Stream:
