@@ -75,7 +75,7 @@ def awake(config: GPTConfig, seed: int = 0, by: float = 0.2) -> GPT:
     return model
 
 
-def random_ids(length: int, vocab: int, seed: int = 0) -> torch.Tensor:
+def random_ids(length: int, seed: int = 0, *, vocab: int) -> torch.Tensor:
     """int64 [length], BOS (id 1) first and about every ten tokens."""
     torch.manual_seed(seed)
     ids = torch.randint(4, vocab, (length,))
