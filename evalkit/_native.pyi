@@ -17,8 +17,9 @@ def neg_log(p: Float64) -> Float64:
 def exact_sums(x: Float64, edges: Int64) -> Float64:
     """x [.., n] and m + 1 rising edges within 0..n -> the sums between them [.., m], the bits of ``math.fsum``."""
 
-def band_counts(row: Float64, edges: Float64) -> tuple[Int64, Float64]:
-    """How many entries of a row [V] lie in each of the m + 1 bands between rising edges [m], and their sum in order."""
+def count_bands(row: Float64, *, edges: Float64, entries: Int64, expected: Float64, variance: Float64) -> None:
+    """Add a row of probabilities [V] to counts [m + 1] of bands between rising edges [m], in place: how many entries lie in
+    each, their sum P in order, and P (1 - P)."""
 
 def keep_large_blocks() -> bool:
     """Freed blocks of up to a GiB stay with this process for the next batch.  False where the C library cannot."""
@@ -45,6 +46,9 @@ def row_sums(
 
 def row_pick(logits: Logits, lse: Float64, ids: Int32) -> Float64:
     """log p of ids int32 [n, K] (-1 reads token 0), nats float64 [n, K]."""
+
+def weight_columns(weights: npt.NDArray[np.float32], factors: Float64, ids: Int32) -> Float64:
+    """weights float32 [n, V] times factors [n] at ids int32 [n, K] (-1 reads token 0), float64 [n, K]."""
 
 def row_probabilities(
     logits: Logits,

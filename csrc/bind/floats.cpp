@@ -1,5 +1,6 @@
 #include "../core/floats.hpp"
 
+#include <algorithm>
 #include <vector>
 
 #include "checks.hpp"
@@ -32,16 +33,17 @@ Float64 sums(const Float64& x, const Int64& edges) {
     return out;
 }
 
-// (entries int64 [m + 1], mass float64 [m + 1]) of a row of probabilities.
-py::tuple bands(const Float64& row, const Float64& edges) {
+// Adds a row to entries, expected and variance [m + 1].
+void bands(const Float64& row, const Float64& edges, Int64& entries, Float64& expected, Float64& variance) {
     const std::size_t n = length(row, "row"), m = length(edges, "edges");
-    const auto b = static_cast<py::ssize_t>(m + 1);
-    Int64 entries(b);
-    Float64 mass(b);
-    std::fill_n(entries.mutable_data(), b, 0);
-    std::fill_n(mass.mutable_data(), b, 0.0);
-    count_bands(row.data(), n, edges.data(), m, entries.mutable_data(), mass.mutable_data());
-    return py::make_tuple(entries, mass);
+    if (length(entries, "entries") != m + 1 || length(expected, "expected") != m + 1 || length(variance, "variance") != m + 1)
+        throw py::value_error("entries, expected and variance must have one number more than edges");
+    std::vector<double> mass(m + 1);
+    count_bands(row.data(), n, edges.data(), m, entries.mutable_data(), mass.data());
+    for (std::size_t b = 0; b <= m; ++b) {
+        expected.mutable_data()[b] += mass[b];
+        variance.mutable_data()[b] += mass[b] * std::max(1.0 - mass[b], 0.0);
+    }
 }
 
 }  // namespace
@@ -57,5 +59,6 @@ void bind_floats(pybind11::module_& m) {
         },
         py::arg("p").noconvert());
     m.def("exact_sums", &sums, py::arg("x").noconvert(), py::arg("edges").noconvert());
-    m.def("band_counts", &bands, py::arg("row").noconvert(), py::arg("edges").noconvert());
+    m.def("count_bands", &bands, py::arg("row").noconvert(), py::kw_only(), py::arg("edges").noconvert(),
+          py::arg("entries").noconvert(), py::arg("expected").noconvert(), py::arg("variance").noconvert());
 }

@@ -4,6 +4,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "checks.hpp"
@@ -90,6 +91,25 @@ Float64 pick(const py::array& logits, const Float64& lse, const Int32& ids) {
     return out;
 }
 
+Float64 weight_columns(const Float32& weights, const Float64& factors, const Int32& ids) {
+    if (ids.ndim() != 2 || weights.ndim() != 2) throw py::value_error("weights and ids must have 2 dimensions");
+    const auto n = static_cast<std::size_t>(weights.shape(0)), vocab = static_cast<std::size_t>(weights.shape(1));
+    const auto k = static_cast<std::size_t>(ids.shape(1));
+    check_shape(ids, n, k, "ids");
+    check_ids(ids, -1, static_cast<std::uint32_t>(vocab), "ids");
+    if (length(factors, "factors") != n) throw py::value_error("factors must have one entry per row");
+    Float64 out = fresh<double>(n, k);
+    double* to = out.mutable_data();
+    const float* w = weights.data();
+    const double* f = factors.data();
+    const std::int32_t* which = ids.data();
+    const py::gil_scoped_release quiet;
+    for (std::size_t i = 0; i < n; ++i)
+        for (std::size_t j = 0; j < k; ++j)
+            to[i * k + j] = static_cast<double>(w[i * vocab + static_cast<std::size_t>(std::max(0, which[i * k + j]))]) * f[i];
+    return out;
+}
+
 Float64 probabilities(const py::array& logits, const Float64& lse, double floor, std::size_t threads, const std::string& isa) {
     const Logits x = check_logits(logits);
     const double* sums = check_lse(lse, x.n);
@@ -125,6 +145,8 @@ void bind_rows(pybind11::module_& m) {
           py::arg("exponents") = std::vector<double>(), py::arg("weights") = false, py::arg("threads") = 1,
           py::arg("isa") = "");
     m.def("row_pick", &pick, py::arg("logits"), py::arg("lse").noconvert(), py::arg("ids").noconvert());
+    m.def("weight_columns", &weight_columns, py::arg("weights").noconvert(), py::arg("factors").noconvert(),
+          py::arg("ids").noconvert());
     m.def("row_probabilities", &probabilities, py::arg("logits"), py::arg("lse").noconvert(), py::kw_only(),
           py::arg("floor"), py::arg("threads") = 1, py::arg("isa") = "");
     m.def("exp_values", &exps, py::arg("x").noconvert(), py::kw_only(), py::arg("isa") = "");

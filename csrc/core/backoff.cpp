@@ -6,6 +6,7 @@
 #include "backoff.hpp"
 
 #include <algorithm>
+#include <array>
 #include <stdexcept>
 #include <utility>
 
@@ -37,10 +38,12 @@ void Backoff::resolve(const NgramCounts& counts) {
 void Backoff::one(const NgramCounts& counts, std::uint32_t token, double* out) const {
     double q = 1.0 / vocab_;
     std::size_t next = 0;
+    std::array<PairCounts, NgramCounts::kHighestOrder + 1> pairs;
+    counts.pairs_of(token, pairs.data());
     for (int k = 1; k <= wanted_.back(); ++k) {
         const Step& s = steps_[static_cast<std::size_t>(k)];
         if (s.seen) {
-            const PairCounts pair = counts.pair(k, token);
+            const PairCounts pair = pairs[static_cast<std::size_t>(k)];
             q = blend(s, excess(s, s.continued ? pair.continuations : pair.count), q);
         }
         if (k == wanted_[next]) out[next++] = q;
@@ -53,22 +56,15 @@ void Backoff::rows(const NgramCounts& counts, double* out) {
     for (int k = 1; k <= wanted_.back(); ++k) {
         const Step& s = steps_[static_cast<std::size_t>(k)];
         if (s.seen) {
+            followers_.clear();
             counts.each(k, [&](std::uint32_t v, PairCounts pair) {
                 excess_[v] = excess(s, s.continued ? pair.continuations : pair.count);
+                followers_.push_back(v);
             });
             for (std::size_t v = 0; v < vocab_; ++v) q_[v] = blend(s, excess_[v], q_[v]);
-            clear(counts, k);
+            for (const std::uint32_t v : followers_) excess_[v] = 0.0;
         }
         if (k == wanted_[next]) std::copy(q_.begin(), q_.end(), out + vocab_ * next++);
-    }
-}
-
-// A long list is slower to walk again than the whole array.
-void Backoff::clear(const NgramCounts& counts, int order) {
-    if (counts.context(order).distinct > vocab_ / 16) {
-        std::fill(excess_.begin(), excess_.end(), 0.0);
-    } else {
-        counts.each(order, [&](std::uint32_t v, PairCounts) { excess_[v] = 0.0; });
     }
 }
 

@@ -42,7 +42,6 @@ class Backoff {
     };
 
     Step step(const NgramCounts::Node& context, int order) const;
-    void clear(const NgramCounts& counts, int order);
     static double excess(const Step& s, double n) { return n > s.cut ? n - s.cut : 0.0; }
     static double blend(const Step& s, double excess, double below) { return excess * s.scale + s.lower * below; }
 
@@ -53,6 +52,7 @@ class Backoff {
     std::vector<Step> steps_;     // [highest + 1], by order
     std::vector<double> excess_;  // [vocab], zero between calls
     std::vector<double> q_;       // [vocab]
+    std::vector<std::uint32_t> followers_;  // scratch of rows()
 };
 
 }  // namespace evalkit

@@ -140,6 +140,28 @@ EVALKIT_INLINE void fisher_body(const Vectors& x, std::size_t vocab, double prio
     }
 }
 
+struct Both {
+    double *sum, *squares, *hits, *factor;
+    double *bias[2], *scale[2], *gradient[2];
+    double prior[2];
+};
+
+// Fold and step both parts, and leave their sum in `factor`: one walk over the vectors where those above take nine.
+EVALKIT_INLINE void both_body(const Both& x, std::size_t vocab) {
+    for (std::size_t v = 0; v < vocab; ++v) {
+        const double residual = x.sum[v] - x.hits[v], curvature = x.sum[v] - x.squares[v];
+        const double g0 = x.gradient[0][v] + residual, g1 = x.gradient[1][v] + residual;
+        const double c0 = x.scale[0][v] + curvature, c1 = x.scale[1][v] + curvature;
+        const double b0 = within(x.bias[0][v] - g0 / (x.prior[0] + c0)), b1 = within(x.bias[1][v] - g1 / (x.prior[1] + c1));
+        x.scale[0][v] = c0;
+        x.scale[1][v] = c1;
+        x.bias[0][v] = b0;
+        x.bias[1][v] = b1;
+        x.factor[v] = b0 + b1;
+        x.gradient[0][v] = x.gradient[1][v] = x.sum[v] = x.squares[v] = x.hits[v] = 0.0;
+    }
+}
+
 template <class Cell>
 struct RowKernels {
     void (*normalisers)(const Stride<Cell>&, const double*, double*);
@@ -151,6 +173,7 @@ struct Kernels {
     RowKernels<double> wide;
     void (*fold)(const Vectors&, std::size_t, bool);
     void (*step)(const Vectors&, std::size_t, double);
+    void (*both)(const Both&, std::size_t);
 };
 
 #define EVALKIT_KERNELS(NAME, N, TARGET)                                                                     \
@@ -171,10 +194,12 @@ struct Kernels {
         }                                                                                                    \
     }                                                                                                        \
     TARGET void NAME##_step(const Vectors& x, std::size_t vocab, double prior) { fisher_body(x, vocab, prior); } \
+    TARGET void NAME##_both(const Both& x, std::size_t vocab) { both_body(x, vocab); }                       \
     constexpr Kernels NAME = {{NAME##_normalisers<float>, NAME##_add_up<float>},                             \
                               {NAME##_normalisers<double>, NAME##_add_up<double>},                           \
                               NAME##_fold,                                                                   \
-                              NAME##_step};
+                              NAME##_step,                                                                   \
+                              NAME##_both};
 
 EVALKIT_EACH_ISA(EVALKIT_KERNELS)
 #undef EVALKIT_KERNELS
@@ -249,13 +274,17 @@ void LogBias::count(std::uint32_t token) {
     ++seen_;
     const bool document_ends = static_cast<std::int64_t>(token) == settings_.bos;
     const bool on_grid = seen_ % settings_.stride == 0;
-    if (document_ends || on_grid) fold();
-    if (on_grid) {
-        step(global_);
-        step(document_);
+    if (on_grid && !document_ends && settings_.fisher && global_.prior > 0.0 && document_.prior > 0.0) {
+        step_both();
+    } else {
+        if (document_ends || on_grid) fold();
+        if (on_grid) {
+            step(global_);
+            step(document_);
+        }
+        if (document_ends) end_document();
+        if (document_ends || on_grid) refresh();
     }
-    if (document_ends) end_document();
-    if (document_ends || on_grid) refresh();
     last_ = token;
     has_pending_ = false;
 }
@@ -268,6 +297,19 @@ void LogBias::fold() {
         kernels(widest_isa()).fold(x, settings_.vocab, settings_.fisher);
     }
     for (std::vector<double>* x : {&sum_, &squares_, &hits_}) std::fill(x->begin(), x->end(), 0.0);
+}
+
+void LogBias::step_both() {
+    Both x{sum_.data(), squares_.data(), hits_.data(), factor_.data(), {}, {}, {}, {}};
+    std::size_t i = 0;
+    for (Part* part : {&global_, &document_}) {
+        x.bias[i] = part->bias.data();
+        x.scale[i] = part->scale.data();
+        x.gradient[i] = part->gradient.data();
+        x.prior[i++] = part->prior;
+    }
+    kernels(widest_isa()).both(x, settings_.vocab);
+    exp_values(factor_.data(), factor_.size(), factor_.data(), widest_isa());
 }
 
 void LogBias::step(Part& part) const {

@@ -76,6 +76,7 @@ class LogBias {
                     const std::int32_t* cands, std::size_t k, double* out);
     void fold();
     void step(Part& part) const;
+    void step_both();
     void end_document();
     void refresh();
     Previous* previous();

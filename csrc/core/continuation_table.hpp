@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -20,21 +21,14 @@ class ContinuationTable {
     ContinuationTable(std::uint32_t vocab, int max_order, std::size_t bytes, std::size_t)
         : counts_(vocab, max_order, bytes) {}
 
-    void start(std::uint32_t token) {
-        counts_.start(token);
-        left_ = 0;
-    }
-    // The tokens that will be added next, so that what they need can be fetched one step early.
-    void look_ahead(const std::int32_t* tokens, std::size_t n) {
-        next_ = tokens;
-        left_ = n;
-    }
-    void add(std::uint32_t token) {
-        counts_.add(token);
-        if (left_ == 0) return;
-        ++next_;
-        if (--left_ > 0) counts_.fetch(static_cast<std::uint32_t>(*next_));
-    }
+    void start(std::uint32_t token) { counts_.start(token); }
+    // The tokens that will be added next, so that what they need can be fetched early.
+    void look_ahead(const std::int32_t* tokens, std::size_t n) { counts_.look_ahead(tokens, n); }
+    void add(std::uint32_t token) { counts_.add(token); }
+    // What counts_of(token) will read some positions on.
+    void fetch_far(std::uint32_t token) const { counts_.fetch_slots(kFar, token); }
+    void fetch_near(std::uint32_t token) const { counts_.fetch_nodes(kNear, token); }
+    static constexpr std::size_t kFar = 8, kNear = 3;
 
     // Highest order whose context was followed before, 0 when none.
     int seen() const {
@@ -59,7 +53,9 @@ class ContinuationTable {
 
     // out[1..max_order]
     void counts_of(std::uint32_t token, std::uint32_t* out) const {
-        for (int k = 1; k <= counts_.max_order(); ++k) out[k] = count(k, counts_.pair(k, token));
+        std::array<PairCounts, NgramCounts::kHighestOrder + 1> pairs;
+        counts_.pairs_of(token, pairs.data());
+        for (int k = 1; k <= counts_.max_order(); ++k) out[k] = count(k, pairs[static_cast<std::size_t>(k)]);
     }
     // Every follower with a count, whatever `tokens` held.
     void followers(int order, std::vector<std::uint32_t>& tokens, std::vector<std::uint32_t>& counts) const {
@@ -83,8 +79,6 @@ class ContinuationTable {
 
     NgramCounts counts_;
     std::uint32_t found_ = 0;
-    const std::int32_t* next_ = nullptr;
-    std::size_t left_ = 0;
 };
 
 }  // namespace evalkit

@@ -89,6 +89,7 @@ void Mixer::score(const std::int32_t* tokens, std::size_t n, const std::int32_t*
                   const std::vector<const double*>& past, MixerSide side, double* out) {
     expect(past.size());
     std::vector<const double*> stages(past);
+    counts_.look_ahead(tokens, n);
     for (std::size_t i = 0; i < n; ++i) {
         const auto token = static_cast<std::uint32_t>(tokens[i]);
         if (cands == nullptr) {
@@ -114,6 +115,7 @@ void Mixer::score(const std::int32_t* tokens, std::size_t n, const std::int32_t*
         if (side.entropy != nullptr) ++side.entropy;
         if (side.top_id != nullptr) ++side.top_id;
     }
+    counts_.look_ahead(nullptr, 0);
     has_pending_ = false;
 }
 
@@ -144,7 +146,9 @@ void Mixer::observe(std::uint32_t token) {
 }
 
 void Mixer::replay(const std::int32_t* tokens, std::size_t n) {
+    counts_.look_ahead(tokens, n);
     for (std::size_t i = 0; i < n; ++i) counts_.add(static_cast<std::uint32_t>(tokens[i]));
+    counts_.look_ahead(nullptr, 0);
 }
 
 std::vector<double> Mixer::state() const {

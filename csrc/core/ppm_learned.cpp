@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <type_traits>
 #include <utility>
 
 #if defined(__SSE2__)
@@ -269,6 +270,21 @@ inline void LearnedPpmOf<Table>::fetch_rows(std::uint32_t last, std::int32_t top
     if (top >= 0) fetch(kTop, static_cast<std::size_t>(top));
 }
 
+// What the hints of later positions will read; cands: from the position being scored on, n of them.
+template <class Table>
+inline void LearnedPpmOf<Table>::fetch_hints(const std::int32_t* cands, std::size_t n, std::size_t k) const {
+    if constexpr (std::is_same_v<Table, ContinuationTable>) {
+        const auto each = [&](std::size_t ahead, auto&& f) {
+            if (ahead >= n) return;
+            const std::int32_t* ids = cands + ahead * k;
+            for (std::size_t j = 1; j < k; ++j)
+                if (ids[j] >= 0 && std::find(ids, ids + j, ids[j]) == ids + j) f(static_cast<std::uint32_t>(ids[j]));
+        };
+        each(Table::kFar, [&](std::uint32_t v) { tables_[0].fetch_far(v); });
+        each(Table::kNear, [&](std::uint32_t v) { tables_[0].fetch_near(v); });
+    }
+}
+
 template <class Table>
 void LearnedPpmOf<Table>::score(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k,
                        const double* p, SideView side, double* out) {
@@ -281,6 +297,7 @@ void LearnedPpmOf<Table>::score(const std::int32_t* tokens, std::size_t n, const
         const double entropy = settings_.side ? side.entropy[i] : 0.0;
         const std::int32_t top = settings_.side ? side.top[i] : 0;
         fetch_rows(target, i + 1 < n && settings_.side ? side.top[i + 1] : -1);
+        if (cands != nullptr && k > 1) fetch_hints(cands + i * k, n - i, k);
         if (cands == nullptr) {
             row(p, SideView{&entropy, &top}, out);
         } else {
@@ -290,9 +307,15 @@ void LearnedPpmOf<Table>::score(const std::int32_t* tokens, std::size_t n, const
         corpus_.find(target);
         const double q = mixed(p[cands == nullptr ? target : 0]);
         for (std::size_t j = 0; cands != nullptr && j < k; ++j) {
-            const std::int32_t v = cands[i * k + j];
+            const std::int32_t* ids = cands + i * k;
+            const std::int32_t v = ids[j];
             out[j] = j == 0 ? q : p[j];
             if (j == 0 || v < 0) continue;
+            const std::size_t same = static_cast<std::size_t>(std::find(ids, ids + j, v) - ids);
+            if (same < j && p[same] == p[j]) {  // hints often agree with each other, and with the target
+                out[j] = out[same];
+                continue;
+            }
             for (const std::size_t clock : {0, 1}) tables_[clock].counts_of(static_cast<std::uint32_t>(v), counts[clock].data());
             corpus_.counts_of(static_cast<std::uint32_t>(v), counts[kCorpus].data());
             out[j] = other(counts, p[j]);

@@ -102,6 +102,7 @@ class LearnedPpmOf {
     void learn();
     void count(std::uint32_t token, const std::int32_t* next, std::size_t n);
     void fresh_document();
+    void fetch_hints(const std::int32_t* cands, std::size_t n, std::size_t k) const;
     EVALKIT_INLINE void fetch_rows(std::uint32_t last, std::int32_t top) const;
     // f of the table that a clock counts in.
     template <class F>

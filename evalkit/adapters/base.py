@@ -28,6 +28,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from evalkit import _native
 from evalkit.errors import EvalkitError, InputError, LegalityError
 
 if TYPE_CHECKING:
@@ -148,8 +149,7 @@ class Rows:
 
     def columns(self, cands: Int32) -> Float64:
         """Probabilities of ids int32 [n, K] (-1 reads token 0), float64 [n, K]."""
-        picked = np.take_along_axis(self.weights, np.maximum(cands, 0).astype(np.int64), axis=1)
-        return picked.astype(np.float64) * self.factors[:, None]
+        return _native.weight_columns(self.weights, factors=self.factors, ids=np.ascontiguousarray(cands))
 
 
 class Receipt:

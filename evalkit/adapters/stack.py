@@ -77,7 +77,8 @@ class Stack:
     def _whole_rows(self, tokens: Int32, cands: Int32, p: Float64 | Rows, side: Side) -> list[Float64]:
         """The model's columns [n, 1+H], and those after each stage up to the last that reads whole rows."""
         width = p.weights.shape[1] if isinstance(p, Rows) else p.shape[1]
-        step = max(1, SLICE_CELLS // max(1, width))
+        ends = isinstance(self.experts[0], EndsRows) and self.whole == 1  # makes no float64 rows
+        step = max(1, len(tokens) if ends else SLICE_CELLS // max(1, width))
         parts = []
         for begin in range(0, max(1, len(tokens)), step):
             end = min(begin + step, len(tokens))

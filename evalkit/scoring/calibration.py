@@ -8,6 +8,7 @@ gives the interval, without assuming that rows are independent of each other.
 
 from __future__ import annotations
 
+import bisect
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,14 @@ class Calibration:
 
     def add(self, stage: int, row: Float64, token: int) -> None:
         """One row of probabilities, float64 [V], and the target that came after it was fixed."""
-        entries, mass = _native.band_counts(row, _EDGES)
-        self.entries[stage] += entries
-        self.expected[stage] += mass
-        self.variance[stage] += mass * np.maximum(1.0 - mass, 0.0)
-        self.hits[stage, np.searchsorted(_EDGES, row[token], side="right")] += 1
+        _native.count_bands(
+            row,
+            edges=_EDGES,
+            entries=self.entries[stage],
+            expected=self.expected[stage],
+            variance=self.variance[stage],
+        )
+        self.hits[stage, bisect.bisect_right(EDGES, float(row[token]))] += 1
 
     def as_dict(self) -> dict[str, Any]:
         """For run.json: edges, and per stage four lists of B numbers."""

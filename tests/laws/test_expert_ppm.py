@@ -15,7 +15,7 @@ from tests.kit import phrases, random_rows
 from tests.twins.ppm import NaiveDirichlet, NaiveLearned
 
 law = settings(max_examples=25, deadline=None, derandomize=True)
-FIRST_CHUNK = 4096 * 44 + 4 * (1 << 13)
+FIRST_CHUNK = 4096 * 44 + 8 * (1 << 13)
 """The smallest table of continuations: nodes and slots, bytes."""
 
 
