@@ -54,8 +54,9 @@ def begun(spec: str) -> Any:
 
 def feed(expert: Any, tokens: np.ndarray) -> None:
     from evalkit.adapters.base import Side, TokenChunk
+    from evalkit.adapters.stack import Stack
 
-    hints = expert.propose(tokens)
+    hints = Stack([expert]).propose(tokens)
     cands = np.ascontiguousarray(np.concatenate((tokens[:, None], hints), axis=1))
     side = Side(masses={"word_start": np.full(len(tokens), 0.3)})
     expert.score(TokenChunk(tokens, cands, side), np.full(cands.shape, 0.01))
