@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from evalkit import _native
 from evalkit.errors import EvalkitError, InputError, LegalityError
+from evalkit.settings import Settings
 
 if TYPE_CHECKING:
     from evalkit.adapters.learners.ranks import Ranks
@@ -41,10 +42,6 @@ Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
-
-
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of every settings struct: frozen, strict, keyword-only; units stand in the field's name or docstring."""
 
 
 class Needs(msgspec.Struct, frozen=True, kw_only=True):

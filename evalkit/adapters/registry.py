@@ -22,7 +22,7 @@ import msgspec
 
 from evalkit.adapters.base import clock_of, settings_struct
 from evalkit.errors import InputError, nearest
-from evalkit.settings import make_settings, split_spec
+from evalkit.settings import limits, make_settings, split_spec
 
 BUILT_IN = {
     "ppm": "evalkit.adapters.experts.ppm:Ppm",
@@ -96,12 +96,13 @@ def _settings_rows(kind: type) -> list[dict[str, Any]]:
     if struct is None:
         return []
     defaults = struct()
-    types = msgspec.inspect.type_info(struct).fields  # pyright: ignore[reportAttributeAccessIssue]
+    types, ranges = msgspec.inspect.type_info(struct).fields, limits(struct)  # pyright: ignore[reportAttributeAccessIssue]
     return [
         {
             "name": field.name,
             "default": msgspec.to_builtins(getattr(defaults, field.name)),
             "doc": ((getattr(field.type, "extra_json_schema", None) or {}).get("description", "")),
+            "range": f"must {ranges[field.name]}" if field.name in ranges else "",
         }
         for field in types
     ]

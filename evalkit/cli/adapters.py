@@ -29,5 +29,6 @@ def run(args: argparse.Namespace) -> int:
     for row in rows:
         console.print(f"[bold]{row['name']}[/bold]  ({row['clock']} clock)  {row['summary']}")
         for setting in row["settings"]:
-            console.print(f"    {setting['name']} = {setting['default']}  {setting['doc']}", markup=False)
+            doc = "; ".join(filter(None, (setting["doc"], setting["range"])))
+            console.print(f"    {setting['name']} = {setting['default']}  {doc}", markup=False)
     return 0

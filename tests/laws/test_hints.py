@@ -249,7 +249,7 @@ def test_a_damaged_snapshot_is_refused(name: str) -> None:
         ("tilt", {"min_share": [0.5]}, "1 numbers for 9 orders"),
         ("tilt", {"min_share": "1.5"}, "within 0..1"),
         ("tilt", {"min_count": "0"}, "within 1..189"),
-        ("tilt", {"memory_mib": "1"}, "at least memory_mib=4"),
+        ("tilt", {"memory_mib": "1"}, "memory_mib must be at least 4, got 1"),
         ("match", {"min_length": "9", "max_length": "8"}, "must rise"),
         ("match", {"misses": "9"}, "within 0..8"),
         ("match", {"expected_tokens": "-1"}, "at least 0"),

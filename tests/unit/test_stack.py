@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from evalkit import _native
 from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Rows, Side, StreamInfo, TokenChunk
-from evalkit.adapters.registry import describe, make_adapter, parse_adapter
+from evalkit.adapters.registry import BUILT_IN, adapter_class, describe, make_adapter, parse_adapter
 from evalkit.adapters.stack import Stack, merge_needs
 from evalkit.adapters.strict import StrictExpert
 from evalkit.errors import EvalkitError, InputError
+from evalkit.settings import limits
 
 INFO = StreamInfo(vocab_size=5, bos_id=1, first_token=1)
 
@@ -273,3 +276,21 @@ def test_the_table_of_adapters_has_docs_for_every_setting() -> None:
         assert row["summary"]
         for setting in row["settings"]:
             assert setting["doc"], (row["name"], setting["name"])
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_a_range_is_told_once_printed_and_kept(name: str) -> None:
+    """Whatever a setting's metadata forbid is refused in one sentence, from the command line and from Python."""
+    kind = adapter_class(name)
+    printed = {row["name"]: row["range"] for row in describe(name)[0]["settings"]}
+    for field, limit in limits(kind.Settings).items():  # type: ignore[attr-defined]
+        assert printed[field] == f"must {limit}"
+        outside: Any = [() if limit.items else limit.gt if limit.ge is None else limit.ge - 1]
+        outside += [math.nan] if isinstance(limit.default, float) else []
+        outside += [limit.le + 1] if limit.le is not None else []
+        for value in outside:
+            said = f"adapter {name}: setting {field}.* must {re.escape(str(limit))}, got "
+            with pytest.raises(InputError, match=said):
+                make_adapter(name, {field: value})
+            with pytest.raises(InputError, match=said):
+                kind.Settings(**{field: value})  # type: ignore[attr-defined]

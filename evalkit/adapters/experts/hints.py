@@ -28,7 +28,7 @@ from typing import Annotated, ClassVar, NamedTuple
 import numpy as np
 from msgspec import Meta
 
-from evalkit.adapters.base import Float64, Int32, Needs, Settings, Side, StreamInfo, TokenChunk
+from evalkit.adapters.base import Float64, Int32, Needs, Side, StreamInfo, TokenChunk
 from evalkit.adapters.experts.native import (
     LEAST_MIB,
     MIB,
@@ -41,6 +41,7 @@ from evalkit.adapters.experts.native import (
     native,
 )
 from evalkit.errors import InputError
+from evalkit.settings import Settings, Size
 
 MAX_ORDERS = 16
 MAX_HINTS = 8
@@ -89,12 +90,13 @@ def match_theta() -> list[float]:
     return [0.0] * (LENGTHS * MISSES * RUNS)
 
 
-def check_memory_mib(memory_mib: int, expected_tokens: int, owner: str) -> None:
-    """InputError with the remedy when the numbers cannot be."""
-    if memory_mib < LEAST_MIB:
-        raise InputError(f"{owner}: memory_mib={memory_mib} is too small; give at least memory_mib={LEAST_MIB}")
-    if expected_tokens < 0:
-        raise InputError(f"{owner}: setting expected_tokens must be at least 0, got {expected_tokens}")
+class TableSettings(Settings, frozen=True):
+    """What the settings of the three have in common."""
+
+    memory_mib: Annotated[
+        int, Meta(description="memory bound of text and tables, MiB; then no new contexts", ge=LEAST_MIB)
+    ] = 1024
+    expected_tokens: Annotated[Size, Meta(description="tokens to reserve space for at once; 0: grow as needed")] = 0
 
 
 class HintedExpert(NativeExpert[S]):
@@ -126,9 +128,10 @@ class HintedExpert(NativeExpert[S]):
         return as_float64(side.masses["word_start"]) if self.needs.masses else None
 
 
-class TiltSettings(Settings, frozen=True):
+class TiltSettings(TableSettings, frozen=True):
     """Settings of ``tilt``."""
 
+    owner: ClassVar[str] = "adapter tilt"
     orders: Annotated[tuple[int, ...], Meta(description="orders; order k reads k-1 tokens of context")] = tuple(
         range(8, 17)
     )
@@ -142,11 +145,10 @@ class TiltSettings(Settings, frozen=True):
         int | tuple[int, ...],
         Meta(description="least number of times a trusted context was seen, one or one per order"),
     ] = 1
-    memory_mib: Annotated[int, Meta(description="memory bound of text and tables, MiB; then no new contexts")] = 1024
-    expected_tokens: Annotated[int, Meta(description="tokens to reserve space for at once; 0: grow as needed")] = 0
 
     def __post_init__(self) -> None:
-        owner = "adapter tilt"
+        super().__post_init__()
+        owner = self.owner
         check_orders(self.orders, owner)
         if self.orders[0] < 2 or len(self.orders) > MAX_ORDERS:
             raise InputError(
@@ -167,7 +169,6 @@ class TiltSettings(Settings, frozen=True):
             raise InputError(f"{owner}: setting min_share must lie within 0..1, got {self.shares}")
         if not all(1 <= count <= 189 for count in self.counts):
             raise InputError(f"{owner}: setting min_count must lie within 1..189 counts, got {self.counts}")
-        check_memory_mib(self.memory_mib, self.expected_tokens, owner)
 
     @property
     def shares(self) -> list[float]:
@@ -200,27 +201,27 @@ class Tilt(HintedExpert[TiltSettings]):
         )
 
 
-class MatchSettings(Settings, frozen=True):
+class MatchSettings(TableSettings, frozen=True):
     """Settings of ``match``."""
 
+    owner: ClassVar[str] = "adapter match"
     min_length: Annotated[int, Meta(description="tokens that must agree before a match is taken up")] = 8
     max_length: Annotated[int, Meta(description="tokens compared at most when a match is taken up")] = 32
     misses: Annotated[
-        int, Meta(description="wrong predictions among the last 8 that a match survives; 0: it ends at the first")
+        int,
+        Meta(
+            ge=0, le=8, description="wrong predictions among the last 8 that a match survives; 0: it ends at the first"
+        ),
     ] = 3
-    memory_mib: Annotated[int, Meta(description="memory bound of text and table, MiB; then no new contexts")] = 1024
-    expected_tokens: Annotated[int, Meta(description="tokens to reserve space for at once; 0: grow as needed")] = 0
 
     def __post_init__(self) -> None:
-        owner = "adapter match"
+        super().__post_init__()
+        owner = self.owner
         if not 1 <= self.min_length <= self.max_length <= LONGEST:
             raise InputError(
                 f"{owner}: settings min_length={self.min_length} and max_length={self.max_length} must rise within "
                 f"1..{LONGEST} tokens; the defaults are 8 and 32"
             )
-        if not 0 <= self.misses <= 8:
-            raise InputError(f"{owner}: setting misses must lie within 0..8, got {self.misses}")
-        check_memory_mib(self.memory_mib, self.expected_tokens, owner)
 
 
 class Match(HintedExpert[MatchSettings]):
@@ -242,9 +243,10 @@ class Match(HintedExpert[MatchSettings]):
         )
 
 
-class BestAgreeSettings(Settings, frozen=True):
+class BestAgreeSettings(TableSettings, frozen=True):
     """Settings of ``best_agree``."""
 
+    owner: ClassVar[str] = "adapter best_agree"
     orders: Annotated[
         tuple[int, ...], Meta(description="orders of the token source, the highest seen counts; [] switches it off")
     ] = (4, 8, 16)
@@ -254,11 +256,10 @@ class BestAgreeSettings(Settings, frozen=True):
     document_words: Annotated[tuple[int, ...], Meta(description="word contexts of the document alone; [] for none")] = (
         1,
     )
-    memory_mib: Annotated[int, Meta(description="memory bound of text and tables, MiB; then no new contexts")] = 1024
-    expected_tokens: Annotated[int, Meta(description="tokens to reserve space for at once; 0: grow as needed")] = 0
 
     def __post_init__(self) -> None:
-        owner = "adapter best_agree"
+        super().__post_init__()
+        owner = self.owner
         if self.orders:
             check_orders(self.orders, owner)
             if self.orders[0] < 2 or len(self.orders) > 16:
@@ -275,7 +276,6 @@ class BestAgreeSettings(Settings, frozen=True):
                 f"{owner}: these settings make {self.hints} hints a token, 1 to {MAX_HINTS} are possible "
                 "(one for orders, two for each word context)"
             )
-        check_memory_mib(self.memory_mib, self.expected_tokens, owner)
 
     @property
     def hints(self) -> int:

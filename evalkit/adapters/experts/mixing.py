@@ -27,7 +27,6 @@ from evalkit.adapters.experts.native import (
     as_float64,
     as_int32,
     check_orders,
-    check_range,
     native,
 )
 from evalkit.errors import InputError
@@ -42,7 +41,9 @@ class MixingSettings(Settings, frozen=True):
     """What the settings of both have in common."""
 
     smoothing: Annotated[Smoothing, Meta(description="how an order leans on the one below")] = "kneser_ney"
-    discount: Annotated[float, Meta(description="taken off every count (counts); not used by witten_bell")] = 0.75
+    discount: Annotated[
+        float, Meta(ge=0.01, le=0.99, description="taken off every count (counts); not used by witten_bell")
+    ] = 0.75
     memory_mib: Annotated[int, Meta(description="memory bound of the counts, MiB; full counts take nothing new")] = 1024
     by: Annotated[
         tuple[Bucket, ...],
@@ -95,26 +96,26 @@ class MixingExpert(NativeExpert[M]):
 class HedgeSettings(MixingSettings, frozen=True):
     """Settings of ``hedge``."""
 
+    owner: ClassVar[str] = "adapter hedge"
     orders: Annotated[
         tuple[int, ...], Meta(description="orders whose n-gram distributions are experts; order k reads k-1 tokens")
     ] = (1, 2, 3, 4, 5)
     update: Annotated[Literal["hedge", "soft_bayes"], Meta(description="how weights learn")] = "soft_bayes"
     rate: Annotated[
-        float | None, Meta(description="step of the weights, 0..1; none: 1 for hedge, 0.02 for soft_bayes")
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(description="step of the weights; none: 1 for hedge, 0.02 for soft_bayes"),
     ] = None
     share: Annotated[
-        float | None,
-        Meta(description="share of the first weights given back at every step, 0..1; none: 0.005 for hedge, 0 else"),
+        Annotated[float, Meta(ge=0, le=0.999)] | None,
+        Meta(description="share of the first weights given back at every step; none: 0.005 for hedge, 0 else"),
     ] = None
-    prior: Annotated[float, Meta(description="first weight of all but the incoming row, together")] = 0.1
+    prior: Annotated[
+        float, Meta(ge=1e-9, le=0.999, description="first weight of all but the incoming row, together")
+    ] = 0.1
 
     def __post_init__(self) -> None:
-        owner = "adapter hedge"
-        check_orders(self.orders, owner)
-        check_range(owner, "discount", self.discount, 0.01, 0.99)
-        check_range(owner, "prior", self.prior, 1e-9, 0.999)
-        check_range(owner, "rate", self.step, 0.0, 1.0)
-        check_range(owner, "share", self.given_back, 0.0, 0.999)
+        super().__post_init__()
+        check_orders(self.orders, self.owner)
 
     @property
     def step(self) -> float:
@@ -153,7 +154,10 @@ class Hedge(MixingExpert[HedgeSettings]):
 class BackoffSettings(MixingSettings, frozen=True):
     """Settings of ``backoff``."""
 
-    order: Annotated[int, Meta(description="highest order of the counts; order k reads k-1 tokens of context")] = 6
+    owner: ClassVar[str] = "adapter backoff"
+    order: Annotated[
+        int, Meta(ge=1, le=MAX_ORDER, description="highest order of the counts; order k reads k-1 tokens of context")
+    ] = 6
     by: Annotated[
         tuple[Bucket, ...],
         Meta(
@@ -161,19 +165,13 @@ class BackoffSettings(MixingSettings, frozen=True):
             "agreement of the two most probable tokens"
         ),
     ] = ("order", "top")
-    prior: Annotated[float, Meta(description="first weight of the n-grams (probability)")] = 0.1
+    prior: Annotated[float, Meta(ge=1e-9, le=0.999, description="first weight of the n-grams (probability)")] = 0.1
     rate: Annotated[
-        float, Meta(description="lowest rate of the weights' steps, 0..1; it falls to this as 1/visits")
+        float, Meta(ge=0, le=1, description="lowest rate of the weights' steps; it falls to this as 1/visits")
     ] = 0.02
-    share: Annotated[float, Meta(description="share of the first weight given back at every step, 0..1")] = 0.0
-
-    def __post_init__(self) -> None:
-        owner = "adapter backoff"
-        check_range(owner, "order", self.order, 1, MAX_ORDER)
-        check_range(owner, "discount", self.discount, 0.01, 0.99)
-        check_range(owner, "prior", self.prior, 1e-9, 0.999)
-        check_range(owner, "rate", self.rate, 0.0, 1.0)
-        check_range(owner, "share", self.share, 0.0, 0.999)
+    share: Annotated[float, Meta(ge=0, le=0.999, description="share of the first weight given back at every step")] = (
+        0.0
+    )
 
 
 class Backoff(MixingExpert[BackoffSettings]):

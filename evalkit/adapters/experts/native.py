@@ -151,9 +151,3 @@ def set_state(core: Kernel, state: bytes, name: str) -> None:
         raise EvalkitError(
             f"{name}: the snapshot of {len(state)} bytes is damaged or does not fit these settings: {fault}"
         ) from None
-
-
-def check_range(owner: str, name: str, value: float, low: float, high: float) -> None:
-    """InputError unless low <= value <= high (NaN is not)."""
-    if not low <= value <= high:
-        raise InputError(f"{owner}: setting {name} must lie within {low:g}..{high:g}, got {value:g}")

@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from msgspec import Meta
 
-from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Settings, Side, StreamInfo
+from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Side, StreamInfo
 from evalkit.adapters.experts.corpus import counted, open_corpus, overlap
 from evalkit.adapters.experts.native import (
     MIB,
@@ -35,6 +35,7 @@ from evalkit.adapters.experts.native import (
     one_target,
 )
 from evalkit.errors import EvalkitError, InputError
+from evalkit.settings import Count, Settings, Share, Size
 from evalkit.stream.corpus import Corpus, Overlap
 from evalkit.stream.stream import Stream
 
@@ -48,6 +49,7 @@ _HEAD = struct.Struct("<4sIQ")
 class PpmSettings(Settings, frozen=True):
     """Settings of ``ppm``."""
 
+    owner: ClassVar[str] = "adapter ppm"
     escape: Annotated[
         Literal["learned", "dirichlet"],
         Meta(description="trust in a context: learned from booked scores, or dirichlet with fixed concentrations"),
@@ -59,25 +61,29 @@ class PpmSettings(Settings, frozen=True):
     document: Annotated[
         tuple[int, ...], Meta(description="orders of the current document's counts; [] for none (learned only)")
     ] = (1, 2, 3, 4, 5, 6)
-    rate: Annotated[float, Meta(description="AdaGrad rate of the trust, nats per unit step (learned only)")] = 0.3
+    rate: Annotated[
+        float, Meta(ge=0, le=10, description="AdaGrad rate of the trust, nats per unit step (learned only)")
+    ] = 0.3
     fast: Annotated[
         float,
         Meta(
-            description="plain rate of a second trust per stage that forgets 3 % a step; 0: none, 0.5 is good (learned only)"
+            ge=0,
+            le=10,
+            description="plain rate of a second trust per stage that forgets 3 % a step; 0: none, 0.5 is good (learned only)",
         ),
     ] = 0.0
     counts: Annotated[
         Literal["occurrences", "continuations"],
         Meta(description="what orders below the longest count: occurrences, or different tokens before (learned only)"),
     ] = "occurrences"
-    discount: Annotated[float, Meta(description="taken off every count, 0..1 (counts=continuations only)")] = 0.7
+    discount: Annotated[Share, Meta(description="taken off every count (counts=continuations only)")] = 0.7
     side: Annotated[bool, Meta(description="let trust see entropy and argmax of the model's row (learned only)")] = True
     c: Annotated[
         float | tuple[float, ...] | None,
         Meta(description="concentration, counts, one or one per order; none: falls with the order (dirichlet only)"),
     ] = None
     min_count: Annotated[
-        int, Meta(description="contexts followed fewer times than this are skipped, counts (dirichlet only)")
+        Count, Meta(description="contexts followed fewer times than this are skipped, counts (dirichlet only)")
     ] = 1
     corpus: Annotated[
         str | None,
@@ -87,29 +93,19 @@ class PpmSettings(Settings, frozen=True):
     ] = None
     corpus_orders: Annotated[tuple[int, ...], Meta(description="orders of the corpus's counts")] = (1, 2, 3, 4, 5, 6)
     corpus_mib: Annotated[
-        int, Meta(description="memory bound of the corpus's table, MiB; a full table leaves the rest of the corpus out")
+        Count,
+        Meta(description="memory bound of the corpus's table, MiB; a full table leaves the rest of the corpus out"),
     ] = 4096
-    memory_mib: Annotated[int, Meta(description="memory bound of the tables, MiB; full tables stop counting")] = 1024
-    expected_tokens: Annotated[int, Meta(description="tokens to reserve space for at once; 0: grow as needed")] = 0
+    memory_mib: Annotated[Count, Meta(description="memory bound of the tables, MiB; full tables stop counting")] = 1024
+    expected_tokens: Annotated[Size, Meta(description="tokens to reserve space for at once; 0: grow as needed")] = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.stream_orders or not self.document:
             check_orders(self.stream_orders, "adapter ppm")
         if self.document:
             check_orders(self.document, "adapter ppm", "document")
         check_orders(self.corpus_orders, "adapter ppm", "corpus_orders")
-        for name, least in (("min_count", 1), ("memory_mib", 1), ("corpus_mib", 1), ("expected_tokens", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"adapter ppm: setting {name} must be at least {least}, got {getattr(self, name)}")
-        for name, value, most, default in (("rate", self.rate, 10, 0.3), ("fast", self.fast, 10, 0.0)):
-            if not 0.0 <= value <= most:
-                raise InputError(
-                    f"adapter ppm: setting {name} must lie within 0..{most}, got {value}; the default is {default}"
-                )
-        if not 0.0 <= self.discount < 1.0:
-            raise InputError(
-                f"adapter ppm: setting discount must be at least 0 and below 1, got {self.discount}; the default is 0.7"
-            )
         if self.escape == "learned":
             self._check_learned()
         else:

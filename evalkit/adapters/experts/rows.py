@@ -22,7 +22,6 @@ from evalkit.adapters.experts.native import (
     S,
     as_float64,
     as_int32,
-    check_range,
     native,
     set_state,
 )
@@ -46,35 +45,38 @@ class RowExpert(NativeExpert[S]):
 class LogBiasSettings(Settings, frozen=True):
     """Settings of ``log_bias``."""
 
-    stride: Annotated[int, Meta(description="targets between two steps, counted along the stream")] = 16
+    owner: ClassVar[str] = "adapter log_bias"
+    stride: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="targets between two steps, counted along the stream")
+    ] = 16
     precondition: Annotated[
         Literal["fisher", "adagrad"], Meta(description="fisher: by sum of p(1-p); adagrad: by root of sum of g^2")
     ] = "fisher"
-    rate: Annotated[float, Meta(description="step of adagrad (nats); not used by fisher")] = 0.03
+    rate: Annotated[float, Meta(ge=1e-9, le=100, description="step of adagrad (nats); not used by fisher")] = 0.03
     global_prior: Annotated[
-        float, Meta(description="strength of b = 0 for the stream's bias, counts; 0: no such bias")
+        float, Meta(ge=0, le=1e12, description="strength of b = 0 for the stream's bias, counts; 0: no such bias")
     ] = 16.0
     document_prior: Annotated[
-        float, Meta(description="strength of b = 0 for the document's bias, counts; 0: no such bias")
+        float, Meta(ge=0, le=1e12, description="strength of b = 0 for the document's bias, counts; 0: no such bias")
     ] = 5.0
     previous_prior: Annotated[
-        float, Meta(description="strength of b = 0 for the bias after each token, counts; 0: no such bias")
+        float,
+        Meta(ge=0, le=1e12, description="strength of b = 0 for the bias after each token, counts; 0: no such bias"),
     ] = 0.0
-    keep: Annotated[float, Meta(description="share of the document's bias that survives BOS, 0..1")] = 0.0
+    keep: Annotated[float, Meta(ge=0, le=1, description="share of the document's bias that survives BOS")] = 0.0
     memory_mib: Annotated[
-        int, Meta(description="bound of the biases after each token, MiB; tokens first seen later have none")
+        int,
+        Meta(
+            ge=0, le=1 << 24, description="bound of the biases after each token, MiB; tokens first seen later have none"
+        ),
     ] = 1024
 
     def __post_init__(self) -> None:
-        owner = "adapter log_bias"
-        check_range(owner, "stride", self.stride, 1, 1_000_000)
-        check_range(owner, "rate", self.rate, 1e-9, 100.0)
-        for name in ("global_prior", "document_prior", "previous_prior"):
-            check_range(owner, name, getattr(self, name), 0.0, 1e12)
-        check_range(owner, "keep", self.keep, 0.0, 1.0)
-        check_range(owner, "memory_mib", self.memory_mib, 0, 1 << 24)
+        super().__post_init__()
         if self.global_prior == self.document_prior == self.previous_prior == 0.0:
-            raise InputError(f"{owner}: all three priors are 0, so there is no bias to learn; write global_prior=8")
+            raise InputError(
+                f"{self.owner}: all three priors are 0, so there is no bias to learn; write global_prior=8"
+            )
 
 
 class LogBias(RowExpert[LogBiasSettings]):
@@ -117,14 +119,13 @@ class LogBias(RowExpert[LogBiasSettings]):
 class TemperatureSettings(Settings, frozen=True):
     """Settings of ``temperature``."""
 
-    temperature: Annotated[float, Meta(description="T of p^(1/T), the first value when learned")] = 1.0
+    owner: ClassVar[str] = "adapter temperature"
+    temperature: Annotated[float, Meta(ge=0.25, le=100, description="T of p^(1/T), the first value when learned")] = 1.0
     learn: Annotated[bool, Meta(description="learn the exponents per whole nat of the model's entropy")] = True
     anchor: Annotated[bool, Meta(description="learn an exponent for the model's row too, after another stage")] = True
-    prior: Annotated[float, Meta(description="strength of the first exponents, counts times squared nats")] = 100.0
-
-    def __post_init__(self) -> None:
-        check_range("adapter temperature", "temperature", self.temperature, 0.25, 100.0)
-        check_range("adapter temperature", "prior", self.prior, 1e-3, 1e12)
+    prior: Annotated[
+        float, Meta(ge=1e-3, le=1e12, description="strength of the first exponents, counts times squared nats")
+    ] = 100.0
 
 
 class Temperature(RowExpert[TemperatureSettings]):

@@ -23,10 +23,11 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from evalkit.adapters.base import KEEP_CONTEXT, ChunkWork, Float64, Learner, Receipt, Settings, StreamInfo
+from evalkit.adapters.base import KEEP_CONTEXT, ChunkWork, Float64, Learner, Receipt, StreamInfo
 from evalkit.adapters.learners.ranks import SOLO, Ranks
 from evalkit.errors import DivergenceError, EvalkitError, InputError
 from evalkit.plan import Window, owners
+from evalkit.settings import Count, Positive, Settings, Size
 
 if TYPE_CHECKING:
     from evalkit.adapters.learners.optim import Optimiser
@@ -195,40 +196,30 @@ class CurrentDocument:
 class TttSettings(Settings, frozen=True):
     """Settings that every learner with a training step has."""
 
-    chunk: Annotated[int, Meta(description="targets between updates; a multiple of the plan's step; 0: each chunk")] = (
-        1024
-    )
-    seq_len: Annotated[int, Meta(description="input tokens of a training sequence")] = 512
-    overlap: Annotated[int, Meta(description="of these, tokens at the front that are context without loss")] = 0
-    epochs: Annotated[int, Meta(description="passes over a booked chunk")] = 1
-    batch: Annotated[int, Meta(description="sequences per optimiser step; 0: the whole chunk")] = 1
-    lr: Annotated[float, Meta(description="learning rate")] = 1e-3
+    chunk: Annotated[
+        Size, Meta(description="targets between updates; a multiple of the plan's step; 0: each chunk")
+    ] = 1024
+    seq_len: Annotated[Count, Meta(description="input tokens of a training sequence")] = 512
+    overlap: Annotated[Size, Meta(description="of these, tokens at the front that are context without loss")] = 0
+    epochs: Annotated[Count, Meta(description="passes over a booked chunk")] = 1
+    batch: Annotated[Size, Meta(description="sequences per optimiser step; 0: the whole chunk")] = 1
+    lr: Annotated[Positive, Meta(description="learning rate")] = 1e-3
     schedule: Annotated[
         Literal["constant", "cosine"],
         Meta(
             description="cosine falls to 0 at the declared horizon: a look-ahead at the length unless it is a constant"
         ),
     ] = "constant"
-    horizon: Annotated[int, Meta(description="targets over which cosine falls; needed with cosine")] = 0
+    horizon: Annotated[Size, Meta(description="targets over which cosine falls; needed with cosine")] = 0
     clip: Annotated[float, Meta(description="largest norm of the gradient (nats per target); 0: no clipping")] = 1.0
 
     micro_tokens: Annotated[
-        int, Meta(description="input tokens of one forward and backward; a step adds up as many as it needs")
+        Count, Meta(description="input tokens of one forward and backward; a step adds up as many as it needs")
     ] = 8192
 
-    def check(self, owner: str) -> None:
-        """InputError, one sentence, for the first setting that is out of range."""
-        for name, least in (
-            ("chunk", 0),
-            ("seq_len", 1),
-            ("overlap", 0),
-            ("epochs", 1),
-            ("batch", 0),
-            ("horizon", 0),
-            ("micro_tokens", 1),
-        ):
-            at_least(owner, name, getattr(self, name), least)
-        positive(owner, "lr", self.lr)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner = self.owner
         if not 0 <= self.clip < math.inf:
             raise InputError(f"{owner}: setting clip must be 0 (off) or a positive norm, got {self.clip:g}")
         if self.overlap >= self.seq_len:
@@ -263,22 +254,6 @@ class TttSettings(Settings, frozen=True):
         if self.schedule == "constant":
             return self.lr
         return self.lr * 0.5 * (1.0 + math.cos(math.pi * min(1.0, lo / self.horizon)))
-
-
-def at_least(owner: str, name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise InputError(f"{owner}: setting {name} must be at least {least:g}, got {value:g}")
-
-
-def positive(owner: str, name: str, value: float) -> None:
-    if not 0 < value < 1e30:
-        raise InputError(f"{owner}: setting {name} must be a positive number (below 1e30), got {value:g}")
-
-
-def fraction(owner: str, name: str, value: float) -> None:
-    """0 <= value < 1."""
-    if not 0 <= value < 1:
-        raise InputError(f"{owner}: setting {name} must be in [0, 1), got {value:g}")
 
 
 class ChunkLearner(Learner):

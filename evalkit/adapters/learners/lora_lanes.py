@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from evalkit.adapters.base import Learner, Receipt, Settings, StreamInfo
+from evalkit.adapters.base import Learner, Receipt, StreamInfo
 from evalkit.adapters.learners.heads import SplitModel
-from evalkit.adapters.learners.learner import GROWTH, at_least, fraction, positive
+from evalkit.adapters.learners.learner import GROWTH
 from evalkit.adapters.learners.lora import check_rank, find_targets
 from evalkit.adapters.learners.weights import sharing_copy
 from evalkit.errors import DivergenceError, EvalkitError, InputError
+from evalkit.settings import Count, NotNegative, Positive, Settings, Share
 
 if TYPE_CHECKING:
     from evalkit.models.base import Model
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 class LoraLanesSettings(Settings, frozen=True):
     """Settings of ``lora_lanes``."""
 
-    lanes: Annotated[int, Meta(description="documents that are under way at a time, each with a state of its own")] = 16
+    owner: ClassVar[str] = "adapter lora_lanes"
+    lanes: Annotated[
+        Count, Meta(description="documents that are under way at a time, each with a state of its own")
+    ] = 16
     batched: Annotated[
         bool,
         Meta(
@@ -39,33 +43,24 @@ class LoraLanesSettings(Settings, frozen=True):
             "neighbours, so there is no audit and no certificate"
         ),
     ] = False
-    chunk: Annotated[int, Meta(description="targets of a document between two steps")] = 256
-    rank: Annotated[int, Meta(description="rank of every low-rank term")] = 8
-    alpha: Annotated[float | None, Meta(description="the term is scaled by alpha / rank; none: by 1")] = None
+    chunk: Annotated[Count, Meta(description="targets of a document between two steps")] = 256
+    rank: Annotated[Count, Meta(description="rank of every low-rank term")] = 8
+    alpha: Annotated[Positive | None, Meta(description="the term is scaled by alpha / rank; none: by 1")] = None
     targets: Annotated[
-        tuple[str, ...], Meta(description="q, k, v, o, mlp, or names of linear layers, * is a wildcard; not the head")
+        tuple[str, ...],
+        Meta(description="q, k, v, o, mlp, or names of linear layers, * is a wildcard; not the head", min_length=1),
     ] = ("q", "v", "o", "mlp")
-    lr: Annotated[float, Meta(description="learning rate of AdamW")] = 0.005
-    betas: Annotated[tuple[float, float], Meta(description="decay of AdamW's moments, per step")] = (0.9, 0.95)
-    weight_decay: Annotated[float, Meta(description="share of A and B lost per unit of learning rate")] = 0.0
-    clip: Annotated[float, Meta(description="largest norm of a document's gradient; 0: as it is")] = 1.0
+    lr: Annotated[Positive, Meta(description="learning rate of AdamW")] = 0.005
+    betas: Annotated[tuple[Share, Share], Meta(description="decay of AdamW's moments, per step")] = (0.9, 0.95)
+    weight_decay: Annotated[NotNegative, Meta(description="share of A and B lost per unit of learning rate")] = 0.0
+    clip: Annotated[NotNegative, Meta(description="largest norm of a document's gradient; 0: as it is")] = 1.0
 
     def __post_init__(self) -> None:
-        owner = "adapter lora_lanes"
-        for name in ("lanes", "chunk", "rank"):
-            at_least(owner, name, getattr(self, name), 1)
-        at_least(owner, "targets (number of)", len(self.targets), 1)
+        super().__post_init__()
         if "head" in self.targets:
             raise InputError(
-                f"{owner}: targets must not name the head, got {list(self.targets)}; write targets=[q,v,o,mlp]"
+                f"{self.owner}: targets must not name the head, got {list(self.targets)}; write targets=[q,v,o,mlp]"
             )
-        positive(owner, "lr", self.lr)
-        if self.alpha is not None:
-            positive(owner, "alpha", self.alpha)
-        for beta in self.betas:
-            fraction(owner, "betas", beta)
-        for name in ("weight_decay", "clip"):
-            at_least(owner, name, getattr(self, name), 0)
 
     @property
     def scale(self) -> float:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from evalkit.adapters.base import Receipt, StreamInfo
-from evalkit.adapters.learners.learner import Booked, ChunkLearner, Trainer, TttSettings, at_least, fraction, positive
+from evalkit.adapters.learners.learner import Booked, ChunkLearner, Trainer, TttSettings
+from evalkit.settings import Count, NotNegative, Positive, Share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,27 +27,18 @@ if TYPE_CHECKING:
 class LoraSettings(TttSettings, frozen=True):
     """Settings of every learner with low-rank terms."""
 
-    lr: Annotated[float, Meta(description="learning rate of AdamW")] = 0.005
-    rank: Annotated[int, Meta(description="rank of every low-rank term")] = 8
-    alpha: Annotated[float | None, Meta(description="the term is scaled by alpha / rank; none: by 1")] = None
+    lr: Annotated[Positive, Meta(description="learning rate of AdamW")] = 0.005
+    rank: Annotated[Count, Meta(description="rank of every low-rank term")] = 8
+    alpha: Annotated[Positive | None, Meta(description="the term is scaled by alpha / rank; none: by 1")] = None
     targets: Annotated[
-        tuple[str, ...], Meta(description="q, k, v, o, mlp, head, or names of linear layers, * is a wildcard")
+        tuple[str, ...],
+        Meta(description="q, k, v, o, mlp, head, or names of linear layers, * is a wildcard", min_length=1),
     ] = ("q", "v", "head")
     reset: Annotated[Literal["never", "document"], Meta(description="when the state starts afresh")] = "never"
     warm_a: Annotated[bool, Meta(description="reset=document: keep A, zero only B and the moments")] = False
-    betas: Annotated[tuple[float, float], Meta(description="decay of AdamW's moments, per step")] = (0.9, 0.95)
-    weight_decay: Annotated[float, Meta(description="share of A and B lost per unit of learning rate")] = 0.0
+    betas: Annotated[tuple[Share, Share], Meta(description="decay of AdamW's moments, per step")] = (0.9, 0.95)
+    weight_decay: Annotated[NotNegative, Meta(description="share of A and B lost per unit of learning rate")] = 0.0
     start: Annotated[str | None, Meta(description="safetensors file (peft's names) to begin with")] = None
-
-    def check(self, owner: str) -> None:
-        super().check(owner)
-        at_least(owner, "rank", self.rank, 1)
-        at_least(owner, "targets (number of)", len(self.targets), 1)
-        if self.alpha is not None:
-            positive(owner, "alpha", self.alpha)
-        for beta in self.betas:
-            fraction(owner, "betas", beta)
-        at_least(owner, "weight_decay", self.weight_decay, 0)
 
     @property
     def scale(self) -> float:
@@ -56,8 +48,7 @@ class LoraSettings(TttSettings, frozen=True):
 class LoraTttSettings(LoraSettings, frozen=True):
     """Settings of ``lora_ttt``."""
 
-    def __post_init__(self) -> None:
-        self.check("adapter lora_ttt")
+    owner: ClassVar[str] = "adapter lora_ttt"
 
 
 class LoraTtt(ChunkLearner):

@@ -14,9 +14,10 @@ import msgspec
 from msgspec import Meta
 
 from evalkit.adapters.base import StreamInfo
-from evalkit.adapters.learners.learner import Booked, ChunkClock, Trainer, at_least, fraction, positive
+from evalkit.adapters.learners.learner import Booked, ChunkClock, Trainer
 from evalkit.adapters.learners.lora_ttt import LoraSettings, LoraTtt
 from evalkit.errors import InputError
+from evalkit.settings import Count, Positive, Share, Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,29 +29,23 @@ if TYPE_CHECKING:
 class PhasedTttSettings(LoraSettings, frozen=True):
     """Settings of ``phased_ttt``: those of the low-rank state, and of the global phases."""
 
+    owner: ClassVar[str] = "adapter phased_ttt"
     reset: Annotated[Literal["never", "document"], Meta(description="when the low-rank state starts afresh")] = (
         "document"
     )
-    every: Annotated[int, Meta(description="targets between global phases; a multiple of chunk")] = 4096
-    base_lr: Annotated[float, Meta(description="learning rate of SGD on the base weights")] = 0.01
-    base_momentum: Annotated[float, Meta(description="momentum of SGD, kept over phases")] = 0.9
-    base_epochs: Annotated[int, Meta(description="passes over a phase's targets")] = 1
-    base_batch: Annotated[int, Meta(description="sequences per step of a phase; 0: all of it in one step")] = 1
+    every: Annotated[Count, Meta(description="targets between global phases; a multiple of chunk")] = 4096
+    base_lr: Annotated[Positive, Meta(description="learning rate of SGD on the base weights")] = 0.01
+    base_momentum: Annotated[Share, Meta(description="momentum of SGD, kept over phases")] = 0.9
+    base_epochs: Annotated[Count, Meta(description="passes over a phase's targets")] = 1
+    base_batch: Annotated[Size, Meta(description="sequences per step of a phase; 0: all of it in one step")] = 1
     train: Annotated[tuple[str, ...], Meta(description="names of trained base parameters, * is a wildcard")] = ("*",)
-    freeze_blocks: Annotated[int, Meta(description="first blocks whose base weights are not trained")] = 0
+    freeze_blocks: Annotated[Size, Meta(description="first blocks whose base weights are not trained")] = 0
 
     def __post_init__(self) -> None:
-        owner = "adapter phased_ttt"
-        self.check(owner)
-        at_least(owner, "every", self.every, 1)
-        positive(owner, "base_lr", self.base_lr)
-        fraction(owner, "base_momentum", self.base_momentum)
-        at_least(owner, "base_epochs", self.base_epochs, 1)
-        at_least(owner, "base_batch", self.base_batch, 0)
-        at_least(owner, "freeze_blocks", self.freeze_blocks, 0)
+        super().__post_init__()
         if self.chunk and self.every % self.chunk:
             raise InputError(
-                f"{owner}: every={self.every} is not a multiple of chunk={self.chunk}, so phases would fall inside a chunk; "
+                f"{self.owner}: every={self.every} is not a multiple of chunk={self.chunk}, so phases would fall inside a chunk; "
                 f"choose every={max(1, self.every // self.chunk) * self.chunk}"
             )
 

@@ -35,12 +35,13 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from evalkit.adapters.base import KEEP_CONTEXT, ChunkWork, Settings, StreamInfo
+from evalkit.adapters.base import KEEP_CONTEXT, ChunkWork, StreamInfo
 from evalkit.adapters.learners.heads import SplitModel
-from evalkit.adapters.learners.learner import Booked, ChunkLearner, CurrentDocument, at_least, positive
+from evalkit.adapters.learners.learner import Booked, ChunkLearner, CurrentDocument
 from evalkit.adapters.learners.optim import AdamW
 from evalkit.errors import DivergenceError, InputError
 from evalkit.plan import Window
+from evalkit.settings import Count, NotNegative, Positive, Settings
 
 if TYPE_CHECKING:
     from evalkit.adapters.base import Receipt
@@ -302,38 +303,34 @@ class SlotModel(SplitModel):
 class SlotSettings(Settings, frozen=True):
     """Settings of ``slot``."""
 
+    owner: ClassVar[str] = "adapter slot"
     form: Annotated[Literal["online", "steps"], Meta(description="how the delta is found")] = "online"
     scope: Annotated[
         tuple[Literal["stream", "document"], ...],
         Meta(description="one delta for the stream, one for each document, or both (online); steps takes one"),
     ] = ("stream", "document")
-    chunk: Annotated[int, Meta(description="targets between updates, at most; a multiple of the plan's step")] = 512
-    stride: Annotated[int, Meta(description="online: booked targets per Newton step")] = 64
-    delta: Annotated[float, Meta(description="learning rate of the delta on the hidden state; 0: none")] = 1.0
-    bias: Annotated[float, Meta(description="learning rate of the bias on the logits; 0: none")] = 1.0
-    damp_delta: Annotated[float, Meta(description="online: damping of the stream's delta, targets")] = 30000.0
-    damp_bias: Annotated[float, Meta(description="online: damping of the stream's bias, expected occurrences")] = 4.0
-    damp_delta_document: Annotated[float, Meta(description="online: as damp_delta, of a document's delta")] = 30000.0
-    damp_bias_document: Annotated[float, Meta(description="online: as damp_bias, of a document's bias")] = 4.0
+    chunk: Annotated[Count, Meta(description="targets between updates, at most; a multiple of the plan's step")] = 512
+    stride: Annotated[Count, Meta(description="online: booked targets per Newton step")] = 64
+    delta: Annotated[NotNegative, Meta(description="learning rate of the delta on the hidden state; 0: none")] = 1.0
+    bias: Annotated[NotNegative, Meta(description="learning rate of the bias on the logits; 0: none")] = 1.0
+    damp_delta: Annotated[Positive, Meta(description="online: damping of the stream's delta, targets")] = 30000.0
+    damp_bias: Annotated[Positive, Meta(description="online: damping of the stream's bias, expected occurrences")] = 4.0
+    damp_delta_document: Annotated[Positive, Meta(description="online: as damp_delta, of a document's delta")] = 30000.0
+    damp_bias_document: Annotated[Positive, Meta(description="online: as damp_bias, of a document's bias")] = 4.0
     half_life: Annotated[
-        float, Meta(description="online: targets after which the stream's curvature counts half; 0: never")
+        NotNegative, Meta(description="online: targets after which the stream's curvature counts half; 0: never")
     ] = 0.0
-    steps: Annotated[int, Meta(description="steps: AdamW steps per chunk")] = 5
-    context: Annotated[int, Meta(description="steps: booked targets that the delta is fitted to")] = 1024
+    steps: Annotated[Count, Meta(description="steps: AdamW steps per chunk")] = 5
+    context: Annotated[Count, Meta(description="steps: booked targets that the delta is fitted to")] = 1024
     warm: Annotated[bool, Meta(description="steps: go on from the last chunk's delta instead of zero")] = False
     reuse: Annotated[
         bool, Meta(description="learn from the scoring pass's hidden states; several ranks need false")
     ] = True
-    seq_len: Annotated[int, Meta(description="reuse=false: input tokens of a recomputed sequence")] = 512
+    seq_len: Annotated[Count, Meta(description="reuse=false: input tokens of a recomputed sequence")] = 512
 
     def __post_init__(self) -> None:
-        owner = "adapter slot"
-        for name in ("chunk", "stride", "steps", "context", "seq_len"):
-            at_least(owner, name, getattr(self, name), 1)
-        for name in ("delta", "bias", "half_life"):
-            at_least(owner, name, getattr(self, name), 0)
-        for name in ("damp_delta", "damp_bias", "damp_delta_document", "damp_bias_document"):
-            positive(owner, name, getattr(self, name))
+        super().__post_init__()
+        owner = self.owner
         if self.delta == 0 and self.bias == 0:
             raise InputError(f"{owner}: delta=0 and bias=0 leave nothing to learn; give one of them a learning rate")
         if len(set(self.scope)) != len(self.scope) or not self.scope:

@@ -19,11 +19,12 @@ from msgspec import Meta
 from torch import Tensor
 
 from evalkit.adapters.base import StreamInfo
-from evalkit.adapters.learners.learner import Booked, ChunkLearner, Trainer, TttSettings, at_least, fraction, positive
+from evalkit.adapters.learners.learner import Booked, ChunkLearner, Trainer, TttSettings
 from evalkit.adapters.learners.optim import orthogonalise
 from evalkit.adapters.learners.ranks import Ranks
 from evalkit.adapters.learners.weights import FlatParams
 from evalkit.errors import InputError
+from evalkit.settings import NotNegative, Positive, Share, Size
 
 if TYPE_CHECKING:
     from evalkit.adapters.learners.optim import Optimiser
@@ -34,29 +35,20 @@ class WholeModelSettings(TttSettings, frozen=True):
     """Settings of every learner that trains the model's own weights."""
 
     train: Annotated[tuple[str, ...], Meta(description="names of trained parameters, * is a wildcard")] = ("*",)
-    freeze_blocks: Annotated[int, Meta(description="first blocks that are not trained")] = 0
-
-    def check(self, owner: str) -> None:
-        super().check(owner)
-        at_least(owner, "freeze_blocks", self.freeze_blocks, 0)
+    freeze_blocks: Annotated[Size, Meta(description="first blocks that are not trained")] = 0
 
 
 class FullTttSettings(WholeModelSettings, frozen=True):
     """Settings of ``full_ttt``."""
 
-    lr: Annotated[float, Meta(description="learning rate; adamw wants about a fiftieth of sgd's")] = 0.01
+    owner: ClassVar[str] = "adapter full_ttt"
+    lr: Annotated[Positive, Meta(description="learning rate; adamw wants about a fiftieth of sgd's")] = 0.01
     optimiser: Annotated[Literal["sgd", "adamw"], Meta(description="how weights move")] = "sgd"
-    momentum: Annotated[float, Meta(description="momentum of sgd, kept over chunks")] = 0.9
-    betas: Annotated[tuple[float, float], Meta(description="decay of adamw's moments, per step")] = (0.9, 0.95)
-    weight_decay: Annotated[float, Meta(description="adamw: share of the weights lost per unit of learning rate")] = 0.0
-
-    def __post_init__(self) -> None:
-        owner = "adapter full_ttt"
-        self.check(owner)
-        fraction(owner, "momentum", self.momentum)
-        for beta in self.betas:
-            fraction(owner, "betas", beta)
-        at_least(owner, "weight_decay", self.weight_decay, 0)
+    momentum: Annotated[Share, Meta(description="momentum of sgd, kept over chunks")] = 0.9
+    betas: Annotated[tuple[Share, Share], Meta(description="decay of adamw's moments, per step")] = (0.9, 0.95)
+    weight_decay: Annotated[
+        NotNegative, Meta(description="adamw: share of the weights lost per unit of learning rate")
+    ] = 0.0
 
 
 class WholeModelLearner(ChunkLearner):
@@ -164,27 +156,25 @@ class MuonStep:
 class MuonTttSettings(WholeModelSettings, frozen=True):
     """Settings of ``muon_ttt``."""
 
-    lr: Annotated[float, Meta(description="learning rate: how far every direction of a matrix moves in a step")] = 0.006
+    owner: ClassVar[str] = "adapter muon_ttt"
+    lr: Annotated[Positive, Meta(description="learning rate: how far every direction of a matrix moves in a step")] = (
+        0.006
+    )
     steps: Annotated[int, Meta(description="Newton-Schulz steps (published: 3; 5 is closer to orthogonal)")] = 3
     polar: Annotated[bool, Meta(description="Polar Express coefficients instead of the quintic's")] = False
     momentum: Annotated[
-        float, Meta(description="Nesterov momentum of the gradient, kept over chunks; 0 as published")
+        Share, Meta(description="Nesterov momentum of the gradient, kept over chunks; 0 as published")
     ] = 0.0
     by_shape: Annotated[bool, Meta(description="scale a matrix's step by sqrt(max(1, rows / cols))")] = False
-    vector_lr: Annotated[float, Meta(description="learning rate of vectors, times lr")] = 1.0
+    vector_lr: Annotated[Positive, Meta(description="learning rate of vectors, times lr")] = 1.0
     adaptive: Annotated[bool, Meta(description="one epoch more on hard chunks, one less on easy ones")] = False
-    hard: Annotated[float, Meta(description="hard: this many nats a target above the running mean")] = 0.15
-    easy: Annotated[float, Meta(description="easy: this many nats a target below the running mean")] = 0.15
+    hard: Annotated[NotNegative, Meta(description="hard: this many nats a target above the running mean")] = 0.15
+    easy: Annotated[NotNegative, Meta(description="easy: this many nats a target below the running mean")] = 0.15
 
     def __post_init__(self) -> None:
-        owner = "adapter muon_ttt"
-        self.check(owner)
+        super().__post_init__()
         if not 1 <= self.steps <= 10:
-            raise InputError(f"{owner}: setting steps must be between 1 and 10, got {self.steps}")
-        fraction(owner, "momentum", self.momentum)
-        positive(owner, "vector_lr", self.vector_lr)
-        for name in ("hard", "easy"):
-            at_least(owner, name, getattr(self, name), 0)
+            raise InputError(f"{self.owner}: setting steps must be between 1 and 10, got {self.steps}")
 
 
 class MuonTtt(WholeModelLearner):
