@@ -9,6 +9,8 @@ Shape legend: n targets, V vocabulary, K candidate ids per target.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -75,18 +77,41 @@ def _by_torch(
     logits: Tensor, first_target: int, needs: Needs, groups: dict[str, Bool]
 ) -> tuple[Float64, Side, Rows | None]:
     """The same in slabs from row 0."""
+    ids = [torch.from_numpy(np.flatnonzero(groups[name])).to(logits.device) for name in needs.masses]
     lses, sides, rows = list[Float64](), list[Side](), list[Rows]()
     for begin in range(0, logits.size(0), SLAB_ROWS):
-        slab = logits[begin : begin + SLAB_ROWS].double()
-        lse = torch.logsumexp(slab, dim=-1, keepdim=True)
-        lses.append(lse[:, 0].cpu().numpy())
+        slab = logits[begin : begin + SLAB_ROWS]
+        found = statistics(slab, ids, entropy=needs.entropy, top=needs.top)
+        host = {name: tensor.cpu().numpy() for name, tensor in found.items()}
+        lses.append(host["lse"])
         _check_finite(lses[-1], first_target + begin)
-        sides.append(_side(slab, lse, needs, groups))
+        sides.append(_side(host, needs))
         if needs.rows:
-            weights = (slab - slab.amax(-1, keepdim=True)).exp().float()
+            weights = (slab.double() - slab.amax(-1, keepdim=True).double()).exp().float()
             rows.append(Rows(weights.cpu().numpy(), (1.0 / weights.double().sum(-1)).cpu().numpy()))
     whole = Rows(np.concatenate([r.weights for r in rows]), np.concatenate([r.factors for r in rows])) if rows else None
     return np.concatenate(lses), _join_sides(sides), whole
+
+
+def statistics(slab: Tensor, groups: Sequence[Tensor], *, entropy: bool, top: bool) -> dict[str, Tensor]:
+    """Logits [n, V] -> float64 where they are: ``lse`` [n] and, as asked, ``entropy`` [n], ``masses`` [G, n], ``top_logp`` [n]
+    nats with ``top_id`` int64 [n].  groups: int64 ids of each.  Tensors in, tensors out: torch.compile takes it as it is.
+    """
+    wide = slab.double()
+    lse = torch.logsumexp(wide, dim=-1, keepdim=True)
+    found = {"lse": lse[:, 0]}
+    if not (entropy or groups or top):
+        return found
+    logp = wide - lse
+    if entropy or groups:
+        p = logp.exp()
+        if entropy:
+            found["entropy"] = -(p * logp).sum(-1)
+        if groups:
+            found["masses"] = torch.stack([p[:, ids].sum(-1) for ids in groups])
+    if top:
+        found["top_logp"], found["top_id"] = logp.max(-1)
+    return found
 
 
 def _pick(logits: Tensor, lse: Float64, ids: Int32) -> Float64:
@@ -118,23 +143,14 @@ def _check_finite(lse: Float64, first_target: int) -> None:
         )
 
 
-def _side(slab: Tensor, lse: Tensor, needs: Needs, groups: dict[str, Bool]) -> Side:
-    entropy = top_id = top_p = None
-    masses: dict[str, Float64] = {}
-    if not (needs.entropy or needs.masses or needs.top):
-        return Side()
-    logp = slab - lse
-    if needs.entropy or needs.masses:
-        p = logp.exp()
-        if needs.entropy:
-            entropy = -(p * logp).sum(-1).cpu().numpy()
-        for name in needs.masses:
-            mask = torch.from_numpy(groups[name]).to(logp.device)
-            masses[name] = p[:, mask].sum(-1).cpu().numpy()
-    if needs.top:
-        best, index = logp.max(-1)
-        top_id, top_p = index.to(torch.int32).cpu().numpy(), exp_floored(best.cpu().numpy())
-    return Side(entropy=entropy, top_id=top_id, top_p=top_p, masses=masses)
+def _side(host: dict[str, np.ndarray], needs: Needs) -> Side:
+    """From :func:`statistics`, on the host."""
+    return Side(
+        entropy=host.get("entropy"),
+        top_id=host["top_id"].astype(np.int32) if needs.top else None,
+        top_p=exp_floored(host["top_logp"]) if needs.top else None,
+        masses=dict(zip(needs.masses, host.get("masses", ()), strict=True)),
+    )
 
 
 def _join_sides(sides: list[Side]) -> Side:

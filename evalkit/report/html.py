@@ -58,6 +58,11 @@ def render(result: Result, stream: Any) -> str:
             section("Environment", environment(run)),
         ]
     )
+    return page(title, body)
+
+
+def page(title: str, body: str) -> str:
+    """``body`` as a whole document that fetches nothing and runs nothing."""
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'

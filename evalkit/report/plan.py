@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from html import escape
 from typing import Any
 
 from evalkit.report.elements import cut, interval, note, section, signed, table
-from evalkit.report.html import POLICY, STYLE
+from evalkit.report.html import page
 from evalkit.report.svg import front_plot
 
 SHOWN = 15
@@ -113,8 +112,4 @@ def plan_page(report: dict[str, Any]) -> str:
             section("Not measured", left),
         ]
     )
-    head_html = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f'<title>{escape("evalkit plan")}</title><link rel="icon" href="data:,"><style>{STYLE}</style>'
-    )
-    return f'<!doctype html>\n<html lang="en"><head>{head_html}</head><body>{body}</body></html>\n'
+    return page("evalkit plan", body)

@@ -68,7 +68,8 @@ def _source(name: str) -> Path | None:
     return module if module.is_file() else package if package.is_file() else None
 
 
-def _imports(path: Path) -> list[str]:
+@functools.cache
+def _imports(path: Path) -> tuple[str, ...]:
     """Names that a source imports from evalkit, modules or what stands in them; not those for type checkers alone."""
     found, waiting = list[str](), list[ast.AST]([ast.parse(_read(path))])
     while waiting:
@@ -81,7 +82,7 @@ def _imports(path: Path) -> list[str]:
         elif isinstance(node, ast.Import):
             found += [alias.name for alias in node.names if alias.name.startswith("evalkit.")]
         waiting += ast.iter_child_nodes(node)
-    return found
+    return tuple(found)
 
 
 def _read(path: Path) -> bytes:

@@ -11,8 +11,9 @@ from evalkit.models.ek.parts.reach import Reach
 
 
 def rms_norm(x: torch.Tensor) -> torch.Tensor:
-    """Scale the last dim to root mean square 1; no parameters."""
-    return F.rms_norm(x, (x.shape[-1],))
+    """Scale the last dim to root mean square 1; no parameters.  In x's type: under CUDA autocast torch 2.12 and later return
+    float32 (pytorch #174824), which flash-attn refuses beside bfloat16 values."""
+    return F.rms_norm(x, (x.shape[-1],)).to(x.dtype)
 
 
 class Attention(nn.Module):
