@@ -2,9 +2,11 @@
 
     python -m benches.plan --text CALIBRATION --scored OTHER [--targets 20000] [--checkpoint C]... [--times 1.2 3 10]
 
-The plain pass is measured by ``evalkit eval`` on the scored text; a budget is so many of its seconds.  Each row is kept in
-benches/results/plan.json when it is there; a row of the same checkpoint and budget is replaced.  Load of the machine, as
-its one-minute average at the begin of each row, stands beside the seconds: a forecast holds while it stays as it was.
+The plain pass is measured by ``evalkit eval`` on the scored text; a budget is so many of its seconds.  The planned recipe, the
+plain pass and recipes/fast.toml score that text; where recipes/experts.toml, best.toml or lanes.toml would fit the budget by
+what evalkit plan measured, ``--beside`` scores those, too.  Each row is kept in benches/results/plan.json when it is there; a
+row of the same checkpoint and budget is replaced.  ``busy`` is the share of its seconds in which the search had a processor:
+a forecast holds while the machine stays as it was.
 """
 
 from __future__ import annotations

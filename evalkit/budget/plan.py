@@ -2,8 +2,12 @@
 
 The text is a calibration text, never the one to be scored.  Half of its documents are searched, half held back.  A
 *ladder* is a plan, perhaps a learner, and experts in order; one run of it gives the BPB of all its prefixes.  Rungs grow
-threefold and keep the best third (Jamieson and Talwalkar 2016); all ladders of a rung score the same whole documents.  The
-winner is scored once more, exactly as it will run, on the held-back documents: its gain, interval and seconds are those.
+and keep the best third and the best learner (Jamieson and Talwalkar 2016; a learner shows what it brings on the longest
+sample alone); all ladders of a rung score the same whole documents.  The winner is scored once more, exactly as it will run,
+files and all, on the held-back documents: its gain, interval and seconds are those.
+
+No run starts that is not expected to end in time, and each is stopped at the limit, so the search exceeds its seconds by a
+chunk and the ends of a run at most.
 
 Every finished run is a line of a journal, and what is done next follows from these lines alone: the same call goes on.
 """
@@ -13,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,25 +42,30 @@ from evalkit.plan import Plan, parse_plan
 from evalkit.scoring.guard import Deadline
 from evalkit.scoring.journal import decode_line, encode_line
 from evalkit.scoring.score import ScoreOptions, score
+from evalkit.scoring.sentinel import rows_a_chunk
 from evalkit.scoring.statistics import paired_interval
 from evalkit.units import LN2
 
 Spec = tuple[str, dict[str, Any]]
 """An adapter's name and raw settings."""
 
-RUNGS = 3
+RUNGS = (0.5, 0.3, 0.2)
+"""Shares of the searching seconds: the first rung has the most candidates, the last the most documents for each."""
 GROWTH = 3
 HELD_SHARE = 0.4
 """Of the search's seconds, for the held-back documents."""
 DEARER = 1.5
 """Candidates up to so many budgets are measured: they say what more seconds would buy."""
 LEAST_TARGETS = 1024
+NO_TIME = "the search had no time for it; give --search-seconds more"
+BUSY = 0.9
+"""Processor seconds over wall seconds of one thread, below which the machine had other work."""
 LEARNING = 3.0
 """Forward passes that one pass of learning is expected to cost before it is measured."""
 EXPERTS = 0.5
 """The same for experts."""
 DRAWS = 1000
-SCHEMA = 1
+SCHEMA = 2
 
 BEST: tuple[Spec, ...] = (
     ("ppm", {"counts": "continuations", "fast": 0.5}),
@@ -102,6 +112,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     wall: float
     elapsed: float
     """With start and finish: what it took of the search's time."""
+    cpu: float
+    """Processor seconds of the process over ``elapsed``."""
     verbs: dict[str, float]
     """Seconds of the loop by verb, first chunk included."""
     chunks: list[tuple[int, int, dict[str, float]]]
@@ -171,6 +183,8 @@ class Found:
     spent: float
     held_documents: int
     searched_documents: int
+    busy: float
+    """Share of the confirming runs' seconds in which the process had a processor, of one thread; under 1 others had it."""
     tried: list[str] = field(default_factory=list)
 
     @property
@@ -221,26 +235,31 @@ def ladders_for(
     banded = "banded" in model.can
     plain = f"banded:window={window},block={block},segment={segment}" if banded else f"disjoint:seq_len={window}"
     wide = 2 * window if model.max_seq_len is None or model.max_seq_len >= 2 * window else 0
-    plans = [f"sliding:seq_len={window},stride={window // k}" for k in (2, 4, 8, 16) if window // k]
-    if banded:
-        sizes = (window // 2, wide)
-        plans = [*(f"banded:window={w},block={block},segment={segment}" for w in sizes if w), *plans[2:]]
-        plans.insert(1, f"disjoint:seq_len={window}")
-    found = [Ladder(plain, (), (("ppm", {}),)), Ladder(plain, (), BEST)]
+    best = BEST
     if corpus is not None:
         name, raw = BEST[0]
-        found.insert(0, Ladder(plain, (), ((name, {**raw, "corpus": corpus}), *BEST[1:])))
-    best = found[0].experts if corpus is not None else BEST
-    found += [Ladder(plan, (), best) for plan in plans]
+        best = ((name, {**raw, "corpus": corpus}), *BEST[1:])
+    first = [Ladder(plain, (), best)] + ([Ladder(plain, (), BEST)] if corpus is not None else [])
+    sliding = [f"sliding:seq_len={window},stride={window // k}" for k in (2, 4, 8, 16) if window // k]
+    likely, others = (
+        sliding[:1],
+        [*sliding[1:], *([] if plain.startswith("disjoint") else [f"disjoint:seq_len={window}"])],
+    )
+    if banded:
+        likely = [f"banded:window={wide},block={block},segment={segment}"] if wide else sliding[:1]
+        others = [sliding[2], f"banded:window={window // 2},block={block},segment={segment}", others[-1], sliding[3]]
+    learners = list[Ladder]()
     if "parameters" in model.can:
         short = plain.replace(f"block={block}", "block=256") if banded else f"disjoint:seq_len={min(256, window)}"
         apart = f"document:seq_len={window},stride={max(1, window // 2)}"
         lanes = {"lanes": 16, "chunk": max(1, window // 2), "targets": ["q", "v", "o", "mlp"]}
-        found += [
-            Ladder(short, (("muon_ttt", {"epochs": 1}),), best),
-            Ladder(short, (("muon_ttt", {}),), best),
+        learners = [
             Ladder(apart, (("lora_lanes", lanes),), best),
+            Ladder(short, (("muon_ttt", {"epochs": 1}),), best),
+            Ladder(short, (("muon_ttt", {"epochs": 2}),), best),
         ]
+    found = [*first, *(Ladder(p, (), best) for p in likely), *learners[:2], *(Ladder(p, (), best) for p in others)]
+    found += [*learners[2:], Ladder(plain, (), (("ppm", {}),))]
     return plain, [own, *found] if own else found
 
 
@@ -324,27 +343,40 @@ class Search:
         self._searching = (1.0 - HELD_SHARE) * ask.seconds
         self.table = dict[str, Candidate]()
         self._step = dict[str, float]()
+        self.busy = 1.0
 
     # -- runs -------------------------------------------------------------------------------------------------------------
 
-    def run(self, plan: str, adapters: Sequence[Spec], documents: Sequence[int], *, exact: bool = False) -> Measured:
-        """Score these documents, or take what the diary knows.  ``exact``: with the sentinel, as ``eval`` runs it."""
+    def run(
+        self, plan: str, adapters: Sequence[Spec], documents: Sequence[int], until: float, *, exact: bool = False
+    ) -> Measured:
+        """Score these documents, or take what the diary knows; stopped when ``until`` seconds of the search are over.
+
+        ``exact``: as ``eval`` runs it, with the sentinel and all files.
+        """
         key = json.dumps([plan, adapters, sorted(documents) if not exact else list(documents), exact])
         if (known := self.diary.known.get(key)) is None:
-            known = self.diary.add(self._run(key, plan, adapters, documents, exact))
+            known = self.diary.add(self._run(key, plan, adapters, documents, until, exact))
         self.spent += known.elapsed
         return known
 
-    def _run(self, key: str, plan: str, adapters: Sequence[Spec], documents: Sequence[int], exact: bool) -> Measured:
-        began, watch = time.perf_counter(), Watch(time.perf_counter)
+    def _run(
+        self, key: str, plan: str, adapters: Sequence[Spec], documents: Sequence[int], until: float, exact: bool
+    ) -> Measured:
+        began, cpu, watch = time.perf_counter(), time.process_time(), Watch(time.perf_counter)
         part = of_documents(self.stream, sorted(documents))
         made = [make_adapter(name, raw) for name, raw in adapters]
         options = ScoreOptions(self.ask.chunk_tokens, self.ask.batch_tokens, self.ask.seed, sentinel=exact)
-        guard = Deadline(max(self.ask.seconds - self.spent, 0.05 * self.ask.seconds))
-        result = score(self.model, part, made, parse_plan(plan), options=options, on_chunk=watch.chunk, guard=guard)
+        guard = Deadline(max(until - self.spent, 1e-3))  # one chunk at least
+        with tempfile.TemporaryDirectory(prefix=".search-", dir=self.diary.path.parent) as scratch:
+            result = score(
+                self.model, part, made, parse_plan(plan), out=scratch if exact else None, options=options,
+                on_chunk=watch.chunk, guard=guard,
+            )  # fmt: skip
         costs = watch.costs(result.spans)
         table, wall = result.documents, result.run["seconds"]["wall"]
         verbs = {k: v for k, v in result.run["seconds"].items() if k != "wall"}
+        elapsed = time.perf_counter() - began
         return Measured(
             key=key,
             targets=result.run["totals"]["targets"],
@@ -352,7 +384,8 @@ class Search:
             bytes=table.bytes.tolist(),
             nats=table.nats.T.tolist(),
             wall=wall,
-            elapsed=time.perf_counter() - began,
+            elapsed=elapsed,
+            cpu=(time.process_time() - cpu) / elapsed,
             verbs=verbs,
             chunks=[(c.lo, c.hi, c.seconds) for c in costs],
             complete=result.complete,
@@ -363,26 +396,27 @@ class Search:
     def find(self, plain: str, ladders: Sequence[Ladder]) -> Found:
         """Search, choose, and estimate the choice on the held-back documents."""
         ask = self.ask
-        probe = self.run(plain, (), whole_documents(self.sizes, self.searched, 3 * ask.chunk_tokens))
+        probe = self.run(plain, (), whole_documents(self.sizes, self.searched, 3 * ask.chunk_tokens), self._searching)
         pace = _pace(probe)
+        self._around = probe.elapsed - probe.wall
         self.say(
             f"the plain pass ({plain}) takes about {pace * ask.targets:.1f} s for {ask.targets:,} targets; the search "
             f"takes at most {ask.seconds:.1f} s"
         )
         self._note(0, plain, (), probe, probe, _parts(probe, probe.targets))
-        left = self._affordable(plain, pace, ladders)
-        share = self._searching - self.spent
-        for rung in range(RUNGS):
+        left, share = self._affordable(plain, pace, ladders), self._searching - self.spent
+        for rung, part in enumerate(RUNGS):
             if not left:
                 break
-            each = share / RUNGS
+            each = share * part
             targets = self._size(left, pace, each)
             if rung and (targets < 1.5 * self._last_size or pace * targets > each):
                 break  # no time for more documents: what the last rung says stands
             self._last_size = targets
             documents = whole_documents(self.sizes, self.searched, targets)
-            self._rung(rung, plain, left, documents, each)
-            left = self._survivors(rung, left, plain)
+            self.say(f"rung {rung + 1}: {len(left)} candidates on {targets:,} targets, about {each:.1f} s")
+            self._rung(rung, plain, left, documents)
+            left = self._survivors(rung, left)
         return self._confirm(plain, pace)
 
     def _affordable(self, plain: str, pace: float, ladders: Sequence[Ladder]) -> list[Ladder]:
@@ -406,32 +440,31 @@ class Search:
         return self.ask.place({DEVICE: seconds, HOST: 0.0, LEARN: 0.0}, shape, parse_plan(plan), FLOOR).total
 
     def _size(self, ladders: list[Ladder], pace: float, seconds: float) -> int:
-        """Targets that all these ladders can score in ``seconds``; drops the dearest where that is too few."""
+        """Targets that all these ladders can score in ``seconds``; drops the least likely where that is too few."""
         while True:
             rate = sum(self._prior[x.name] for x in ladders) + pace
-            targets = int(seconds / rate)
+            targets = int((seconds - self._around * (len(ladders) + 1)) / rate)
             if targets >= LEAST_TARGETS or len(ladders) == 1:
                 return max(LEAST_TARGETS, min(targets, sum(self.sizes[d] for d in self.searched)))
-            worst = max(ladders, key=lambda x: self._prior[x.name])
-            ladders.remove(worst)
-            self.left_out.setdefault(worst.name, "the search had no time for it; give --search-seconds more")
+            self.left_out.setdefault(ladders.pop().name, NO_TIME)
 
-    def _rung(self, rung: int, plain: str, ladders: Sequence[Ladder], documents: list[int], seconds: float) -> None:
-        base = self.run(plain, (), documents)
-        stop = min(self.spent + 1.5 * seconds, self._searching)
+    def _rung(self, rung: int, plain: str, ladders: Sequence[Ladder], documents: list[int]) -> None:
+        """Nothing starts that would not be done in the searching time; what is stopped there has no place in the table."""
+        base = self.run(plain, (), documents, self._searching)
         for i, ladder in enumerate(ladders, 1):
-            late = self.spent + self._prior[ladder.name] * base.targets > (stop if rung == 0 else self._searching)
-            if late and (rung or i > 1):
-                self.left_out.setdefault(ladder.name, "the search had no time for it; give --search-seconds more")
+            if self.spent + self._around + self._prior[ladder.name] * base.targets > self._searching and (
+                rung or i > 1
+            ):
+                self.left_out.setdefault(ladder.name, NO_TIME)
                 continue
             adapters = (*ladder.learners, *ladder.experts)
             try:
-                found = self.run(ladder.plan, adapters, documents)
+                found = self.run(ladder.plan, adapters, documents, self._searching)
             except InputError as fault:  # this model or this plan cannot have it
                 self.left_out.setdefault(ladder.name, str(fault))
                 continue
-            if not found.complete:
-                self.left_out.setdefault(ladder.name, "cut: it took more than was left of the search's time")
+            if not found.complete or not base.complete:
+                self.left_out.setdefault(ladder.name, "stopped: it took more than was left of the search's time")
                 continue
             self._prior[ladder.name] = found.wall / found.targets
             self._note(rung, plain, (), base, base, _parts(base, base.targets))
@@ -460,9 +493,9 @@ class Search:
         for n in (0, k, len(experts)):
             name = json.dumps(experts[:n])
             if name not in self._step:
-                if self.spent > self._searching:
+                if self.spent + 2.0 * self._around > self._searching:
                     return k / len(experts)
-                run = self.run(plan_of(base), experts[:n], few)
+                run = self.run(plan_of(base), experts[:n], few, self._searching)
                 self._step[name] = run.wall / run.targets
             pace.append(self._step[name])
         return min(max((pace[1] - pace[0]) / max(pace[2] - pace[0], 1e-12), 0.0), 1.0)
@@ -505,8 +538,8 @@ class Search:
         whole = {place: value * self.ask.targets for place, value in parts.items()}
         return self.ask.place(whole, replace(shape, targets=self.ask.targets), form, noise)
 
-    def _survivors(self, rung: int, ladders: Sequence[Ladder], plain: str) -> list[Ladder]:
-        """The best third by the lowest BPB of any prefix within the budget."""
+    def _survivors(self, rung: int, ladders: Sequence[Ladder]) -> list[Ladder]:
+        """The best third by the lowest BPB of any prefix within the budget, and the best with a learner."""
 
         def best(ladder: Ladder) -> float:
             names = [
@@ -516,19 +549,20 @@ class Search:
             return min((c.bpb for c in found if c.fits), default=math.inf)
 
         ranked = sorted((x for x in ladders if best(x) < math.inf), key=best)
-        return ranked[: max(2, math.ceil(len(ranked) / GROWTH))]
+        kept = ranked[: max(2, math.ceil(len(ranked) / GROWTH))]
+        learner = next((x for x in ranked if x.learners), None)
+        return kept if learner is None or learner in kept else [*kept, learner]
 
     # -- the answer -------------------------------------------------------------------------------------------------------
 
     def _confirm(self, plain: str, pace: float) -> Found:
-        ask = self.ask
-        room = max(ask.seconds - self.spent, 0.1 * ask.seconds)
-        last = max(c.rung for c in self.table.values())
+        ask, last = self.ask, max(c.rung for c in self.table.values())
+        room = max(ask.seconds - self.spent - 2.0 * self._around, 0.1 * ask.seconds)
         feasible = [c for c in self.table.values() if c.rung == last and c.fits]
         dear = max([pace, *(c.seconds.total / ask.targets for c in feasible)])
         targets = max(LEAST_TARGETS, int(0.9 * room / (pace + dear)))
         documents = whole_documents(self.sizes, self.held, targets)
-        base = self.run(plain, (), documents, exact=True)
+        base = self.run(plain, (), documents, self.spent + self._around + room * pace / (pace + dear), exact=True)
         none = self._exact(plain, (), base, base)
         tried = list[str]()
         while feasible:
@@ -539,7 +573,7 @@ class Search:
             if tried and self.spent > ask.seconds:
                 tried.append("the search's time was over before more could be tried")
                 break
-            run, known = _common(self.run(best.plan, best.adapters, documents, exact=True), base)
+            run, known = _common(self.run(best.plan, best.adapters, documents, ask.seconds, exact=True), base)
             if len(run.bytes) < 2:
                 tried.append(f"{best.name}: cut, it took more than was left of the search's time")
                 break
@@ -562,10 +596,16 @@ class Search:
 
     def _exact(self, plan: str, adapters: Sequence[Spec], run: Measured, base: Measured) -> Candidate:
         made = [make_adapter(name, raw) for name, raw in adapters]
-        costs = [ChunkCost(lo, hi, seconds) for lo, hi, seconds in run.chunks]
+        costs = [ChunkCost(lo, hi, self._whole(seconds, run.targets)) for lo, hi, seconds in run.chunks]
         model: CostModel = fit(costs, period_of(made, self.ask.chunk_tokens))
+        self.busy = run.cpu
         parts = {place: model.place(place, self.ask.targets) / self.ask.targets for place in (DEVICE, HOST, LEARN)}
         return self._note(-1, plan, adapters, run, base, parts, -1, model.noise)
+
+    def _whole(self, seconds: dict[str, float], targets: int) -> dict[str, float]:
+        """A chunk's seconds as in the run asked for, where the sentinel looks at fewer rows of each of more chunks."""
+        rows = [rows_a_chunk(n, self.ask.chunk_tokens, self.model.vocab_size) for n in (self.ask.targets, targets)]
+        return {verb: s * rows[0] / rows[1] if verb == "sentinel" else s for verb, s in seconds.items()}
 
     def _found(
         self,
@@ -579,7 +619,7 @@ class Search:
     ) -> Found:
         return Found(
             chosen, plain, size, beats, why, list(self.table.values()), self.left_out, self.spent,
-            len(documents), len(self.searched), tried,
+            len(documents), len(self.searched), self.busy, tried,
         )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
     from evalkit.adapters.registry import make_adapter
-    from evalkit.budget.plan import Ask, Diary, Ladder, Search, ladders_for
+    from evalkit.budget.plan import BUSY, Ask, Diary, Ladder, Search, ladders_for
     from evalkit.cli.session import open_parts, say
     from evalkit.legality.provenance import check_planned
     from evalkit.models.device import threads
@@ -129,6 +129,7 @@ def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
         "chunk_tokens": ask.chunk_tokens,
         "batch_tokens": ask.batch_tokens,
         "seed": ask.seed,
+        "budget": ask.budget,
         "device": args.device,
         "threads": args.threads,
         "nproc": ranks if ranks > 1 else None,
@@ -149,6 +150,8 @@ def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
             "allowed": ask.seconds,
             "searched_documents": found.searched_documents,
             "held_documents": found.held_documents,
+            "busy": found.busy,
+            "busy_below": BUSY,
         },
         "environment": environment(str(model.device)),
     }

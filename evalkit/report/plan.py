@@ -16,18 +16,18 @@ SHOWN = 15
 def plan_lines(report: dict[str, Any]) -> list[str]:
     """The choice, the table of candidates, what more seconds would buy and what is a waste."""
     chosen, ask = report["chosen"], report["ask"]
-    lines = [
-        f"{'seconds':>9} {'BPB':>8} {'gain':>9} {'95 % interval':>22}  fits  candidate (searched documents)",
-    ]
-    rows = sorted(report["candidates"], key=lambda c: (-c["rung"], c["bpb"]))
-    for c in rows[:SHOWN]:
-        span = interval(c["ci95"], "")
-        fits = "yes" if c["fits"] else "no"
-        lines.append(
-            f"{c['seconds']:>9.1f} {c['bpb']:>8.4f} {signed(c['delta_bpb']):>9} {span:>22}  {fits:<4}  {c['name']}"
-        )
-    if len(rows) > SHOWN:
-        lines.append(f"  and {len(rows) - SHOWN} more (plan.json)")
+    lines, left = list[str](), SHOWN
+    for rung, rows in by_rung(report):
+        if left <= 0:
+            break
+        lines += [f"{rung}:", f"{'seconds':>9} {'BPB':>8} {'gain':>9} {'95 % interval':>22}  fits  candidate"]
+        for c in rows[:left]:
+            span, fits = interval(c["ci95"], ""), "yes" if c["fits"] else "no"
+            cells = f"{c['seconds']:>9.1f} {c['bpb']:>8.4f} {signed(c['delta_bpb']):>9} {span:>22}"
+            lines.append(f"{cells}  {fits:<4}  {c['name']}")
+        left -= len(rows)
+    if left < 0:
+        lines.append(f"  and {-left} more (plan.json)")
     f = chosen["forecast"]
     lines += [
         f"chosen: {chosen['name']}",
@@ -35,6 +35,11 @@ def plan_lines(report: dict[str, Any]) -> list[str]:
         f"  forecast for {ask['targets']:,} targets on {ask['where']}: {f['total']:.1f} s ({f['low']:.1f} .. {f['high']:.1f}) "
         f"of {ask['budget']:g} s",
     ]
+    if report["search"]["busy"] < report["search"]["busy_below"]:
+        lines.append(
+            f"  the machine was busy: this process had a processor for {100 * report['search']['busy']:.0f} % of its seconds, "
+            "so the forecast is of a machine as busy as that"
+        )
     if report["beats_plain"]:
         g = report["at_size"]
         lines.append(
@@ -50,6 +55,16 @@ def plan_lines(report: dict[str, Any]) -> list[str]:
         f"{search['held_documents']} held back and scored"
     )
     return lines
+
+
+def by_rung(report: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Candidates by the documents that they were last compared on, the most first; BPB of two groups do not compare."""
+    rungs = sorted({c["rung"] for c in report["candidates"]}, reverse=True)
+    groups = [sorted((c for c in report["candidates"] if c["rung"] == r), key=lambda c: c["bpb"]) for r in rungs]
+    names = [f"on {max(c['targets'] for c in group):,} searched targets" for group in groups]
+    return [
+        (name if i == 0 else f"{name}, then left out", g) for i, (name, g) in enumerate(zip(names, groups, strict=True))
+    ]
 
 
 def plan_toml(report: dict[str, Any]) -> str:
@@ -90,16 +105,12 @@ def plan_page(report: dict[str, Any]) -> str:
         f"seconds for {ask['targets']:,} targets (dashed: the budget)",
         "BPB against plain",
     )
-    cells = [
-        [
-            c["name"], f"{c['seconds']:.1f}", "yes" if c["fits"] else "no", f"{c['targets']:,}", f"{c['bpb']:.4f}",
-            signed(c["delta_bpb"]), interval(c["ci95"], ""),
-        ]
-        for c in sorted(rows, key=lambda c: (-c["rung"], c["bpb"]))
-    ]  # fmt: skip
-    head = ("Candidate", "seconds", "fits", "searched targets", "BPB", "against plain", "95 % interval")
+    head = ("Candidate", "seconds", "fits", "BPB", "against plain", "95 % interval")
+    tables = "".join(note(name) + table(head, [_cells(c) for c in group]) for name, group in by_rung(report))
     left = "".join(f"<p>{cut(f'{name}: {reason}')}</p>" for name, reason in report["left_out"].items())
-    words = "".join(f"<p>{cut(line, 600)}</p>" for line in plan_lines(report)[min(len(rows), SHOWN) + 1 :])
+    lines = plan_lines(report)
+    begin = next(i for i, line in enumerate(lines) if line.startswith("chosen: "))
+    words = "".join(f"<p>{cut(line, 600)}</p>" for line in lines[begin:])
     body = "".join(
         [
             f"<h1>{cut('evalkit plan: ' + report['chosen']['name'])}</h1>{words}",
@@ -108,8 +119,13 @@ def plan_page(report: dict[str, Any]) -> str:
                 picture,
                 note("Each dot a candidate; the stair is the front, the ring the choice."),
             ),
-            section("Candidates", table(head, cells)),
+            section("Candidates", tables),
             section("Not measured", left),
         ]
     )
     return page("evalkit plan", body)
+
+
+def _cells(c: dict[str, Any]) -> list[str]:
+    fits, gain = "yes" if c["fits"] else "no", signed(c["delta_bpb"])
+    return [c["name"], f"{c['seconds']:.1f}", fits, f"{c['bpb']:.4f}", gain, interval(c["ci95"], "")]

@@ -6,13 +6,31 @@ import json
 import math
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from evalkit.budget.forecast import Seconds
-from evalkit.budget.plan import BEST, Candidate, Measured, choose, label, of_documents, whole_documents, whole_gain
+from evalkit.budget.plan import (
+    BEST,
+    Ask,
+    Candidate,
+    Diary,
+    Measured,
+    Search,
+    choose,
+    here,
+    label,
+    ladders_for,
+    of_documents,
+    whole_documents,
+    whole_gain,
+)
 from evalkit.cli.main import main
+from evalkit.report.plan import by_rung
 from evalkit.stream import open_texts
 from evalkit.stream.tokenizer import open_tokenizer
 from evalkit.units import LN2
@@ -51,7 +69,7 @@ def measured(doc_targets: list[int], nats: list[list[float]]) -> Measured:
     size = [4 * n for n in doc_targets]
     return Measured(
         key="", targets=sum(doc_targets), doc_targets=doc_targets, bytes=size, nats=nats, wall=1.0, elapsed=1.0,
-        verbs={}, chunks=[], complete=True,
+        cpu=1.0, verbs={}, chunks=[], complete=True,
     )  # fmt: skip
 
 
@@ -78,6 +96,42 @@ def test_samples_are_whole_documents() -> None:
     assert part.doc_start.tolist() == np.flatnonzero(part.tokens == stream.tokenizer.bos_id).tolist()
     assert 200 <= sum(sizes[d] for d in picked) <= 400
     assert whole_documents([5000, 900], [0, 1], 10) == [1]
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.0, 10.0, 60.0])
+def test_a_search_keeps_to_its_seconds_and_a_learner_stays_in_it(
+    seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that take as long as they take, and stop at their limit but for the chunk that is under way."""
+    rng, chunk = np.random.default_rng(int(10 * seconds)), 64
+    stream = open_texts([f"document {i} " * 40 for i in range(200)], open_tokenizer("byte"))
+    model = SimpleNamespace(vocab_size=260, max_seq_len=None, can={"banded", "parameters"}, device="cpu")
+    pace = dict[str, float]()
+
+    def run(self: Search, key: str, plan: str, adapters: Any, documents: Any, until: float, exact: bool) -> Measured:
+        slow = 20.0 if any("ttt" in n or "lora" in n for n, _ in adapters) else 1.0
+        one = pace.setdefault(label(plan, adapters), slow * rng.uniform(0.5, 2.0) * 5e-5)
+        sizes = [self.sizes[d] for d in sorted(documents)]
+        most = max(1, math.ceil(max(until - self.spent, 0.0) / one / chunk)) * chunk
+        kept = [n for n, end in zip(sizes, np.cumsum(sizes), strict=True) if end <= most] or [min(most, sizes[0])]
+        nats = [[3.0 * n for n in kept], *([2.9 * n - 0.01 * i for n in kept] for i in range(len(adapters)))]
+        done = measured(kept, nats)
+        spans = [(lo, lo + chunk, {"forward": one * chunk}) for lo in range(1, sum(kept), chunk)]
+        took = one * sum(kept)
+        whole = len(kept) == len(sizes)
+        return msgspec.structs.replace(done, key=key, wall=took, elapsed=took, chunks=spans, complete=whole)
+
+    monkeypatch.setattr(Search, "_run", run)
+    ask = Ask(seconds, 40_000, seconds, here, chunk_tokens=chunk)
+    plain, ladders = ladders_for(model, ask)
+    found = Search(model, stream, ask, Diary(tmp_path / "search.jsonl", {}), lambda text: None).find(plain, ladders)
+    slowest = max(pace.values()) * chunk
+    assert found.spent <= seconds + 4 * slowest  # base and first candidate, base and winner again: a chunk each at least
+    if seconds == 60.0:
+        last = max(c.rung for c in found.table)
+        assert any(
+            n.endswith("_ttt") or n == "lora_lanes" for c in found.table if c.rung == last for n, _ in c.adapters
+        )
 
 
 def text_file(path: Path, words: str, seed: int, documents: int = 24) -> Path:
@@ -116,11 +170,16 @@ def test_a_plan_is_a_recipe_with_a_reason_and_a_machine_form(planned: Path) -> N
     assert report["beats_plain"]
     assert report["chosen"]["name"] == lowest["name"] or report["tried"]
     assert report["chosen"]["ci95"][1] < 0
-    assert {label(report["run"]["plan"], [BEST[0]]), report["plain"]["name"]} <= {
+    assert {label(report["plain"]["plan"], [BEST[0]]), report["plain"]["name"]} <= {
         c["name"] for c in report["candidates"]
     }
     recipe = tomllib.loads((planned / "out" / "planned.toml").read_text(encoding="utf-8"))
     assert recipe["run"]["plan"] == report["chosen"]["plan"]
+    assert recipe["run"]["budget"] == 3600
+    groups = [rows for _, rows in by_rung(report)]
+    assert sum(map(len, groups)) == len(report["candidates"])
+    assert all(len({c["rung"] for c in rows}) == 1 for rows in groups)
+    assert [rows[0]["rung"] for rows in groups] == sorted({c["rung"] for c in report["candidates"]}, reverse=True)
     assert recipe.get("adapter", []) == report["chosen"]["adapters"]
     assert "<svg" in (planned / "out" / "plan.html").read_text(encoding="utf-8")
 

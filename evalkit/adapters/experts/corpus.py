@@ -28,6 +28,9 @@ UInt64 = npt.NDArray[np.uint64]
 
 _OPEN: weakref.WeakValueDictionary[tuple[str, int, int], Corpus] = weakref.WeakValueDictionary()
 _COUNTED: weakref.WeakValueDictionary[tuple[str, int, int, int], Any] = weakref.WeakValueDictionary()
+_COMPARED: dict[tuple[str, str, tuple[str, ...]], Overlap] = {}
+COMPARED = 4
+"""Comparisons that are remembered."""
 _LAST: dict[str, Any] = {}
 """The last one of each: an audit opens the same adapter hundreds of times, one after the other."""
 
@@ -69,7 +72,17 @@ def shingles(text: bytes) -> UInt64:
 
 
 def overlap(corpus: Corpus, stream: Stream) -> Overlap:
-    """Compare a corpus with a stream of the same tokenizer.  Seconds per hundred megabytes of corpus."""
+    """Compare a corpus with a stream of the same tokenizer.  Seconds per hundred megabytes of corpus, once for a text: a
+    search scores the same documents with a dozen stacks."""
+    key = (corpus.digest, stream.fingerprint, stream.doc_names)
+    if key not in _COMPARED:
+        if len(_COMPARED) >= COMPARED:
+            del _COMPARED[next(iter(_COMPARED))]
+        _COMPARED[key] = _overlap(corpus, stream)
+    return _COMPARED[key]
+
+
+def _overlap(corpus: Corpus, stream: Stream) -> Overlap:
     ends = np.append(stream.doc_start[1:], len(stream.tokens))
     scored = [stream.tokens[start + 1 : end] for start, end in zip(stream.doc_start, ends, strict=True)]
     known = {_hash(ids) for ids in corpus.documents()}
