@@ -54,6 +54,9 @@ RUNGS = (0.5, 0.3, 0.2)
 GROWTH = 3
 HELD_SHARE = 0.4
 """Of the search's seconds, for the held-back documents."""
+DOUBT = 0.15
+"""Of a candidate's seconds: a run of two thousand targets and one of sixty thousand, half a minute later on the same two busy
+cores, differed by up to a fifth.  The winner's own interval comes from its run on held-back documents."""
 DEARER = 1.5
 """Candidates up to so many budgets are measured: they say what more seconds would buy."""
 LEAST_TARGETS = 1024
@@ -352,7 +355,8 @@ class Search:
     ) -> Measured:
         """Score these documents, or take what the diary knows; stopped when ``until`` seconds of the search are over.
 
-        ``exact``: as ``eval`` runs it, with the sentinel and all files.
+        All files are written, as ``eval`` does: on short chunks they were a tenth of the seconds.  ``exact``: with the
+        sentinel, too.
         """
         key = json.dumps([plan, adapters, sorted(documents) if not exact else list(documents), exact])
         if (known := self.diary.known.get(key)) is None:
@@ -370,7 +374,7 @@ class Search:
         guard = Deadline(max(until - self.spent, 1e-3))  # one chunk at least
         with tempfile.TemporaryDirectory(prefix=".search-", dir=self.diary.path.parent) as scratch:
             result = score(
-                self.model, part, made, parse_plan(plan), out=scratch if exact else None, options=options,
+                self.model, part, made, parse_plan(plan), out=scratch, options=options,
                 on_chunk=watch.chunk, guard=guard,
             )  # fmt: skip
         costs = watch.costs(result.spans)
@@ -404,11 +408,11 @@ class Search:
             f"takes at most {ask.seconds:.1f} s"
         )
         self._note(0, plain, (), probe, probe, _parts(probe, probe.targets))
-        left, share = self._affordable(plain, pace, ladders), self._searching - self.spent
+        left = self._affordable(plain, pace, ladders)
         for rung, part in enumerate(RUNGS):
             if not left:
                 break
-            each = share * part
+            each = (self._searching - self.spent) * part / sum(RUNGS[rung:])
             targets = self._size(left, pace, each)
             if rung and (targets < 1.5 * self._last_size or pace * targets > each):
                 break  # no time for more documents: what the last rung says stands
@@ -420,7 +424,7 @@ class Search:
         return self._confirm(plain, pace)
 
     def _affordable(self, plain: str, pace: float, ladders: Sequence[Ladder]) -> list[Ladder]:
-        """Without what the count of input tokens alone puts far above the budget."""
+        """Without what the count of input tokens alone puts far above the budget; what is likely above it comes last."""
         one, kept = input_tokens(parse_plan(plain), self.stream), list[Ladder]()
         self._prior = dict[str, float]()
         for ladder in ladders:
@@ -432,7 +436,7 @@ class Search:
                 self.left_out[ladder.name] = f"at least {self._limit(ladder.plan, least):.1f} s by its count of tokens"
             else:
                 kept.append(ladder)
-        return kept
+        return sorted(kept, key=lambda x: self._prior[x.name] * self.ask.targets > self.ask.budget)
 
     def _limit(self, plan: str, seconds: float) -> float:
         """Seconds of a forward pass here as seconds where the run will be."""
@@ -509,7 +513,7 @@ class Search:
         base: Measured,
         parts: dict[str, float],
         stage: int = -1,
-        noise: float = FLOOR,
+        noise: float = DOUBT,
     ) -> Candidate:
         seconds = self._forecast(plan, adapters, parts, noise)
         size, nats = np.array(run.bytes, np.float64), np.array(run.nats[stage])
@@ -560,9 +564,11 @@ class Search:
         room = max(ask.seconds - self.spent - 2.0 * self._around, 0.1 * ask.seconds)
         feasible = [c for c in self.table.values() if c.rung == last and c.fits]
         dear = max([pace, *(c.seconds.total / ask.targets for c in feasible)])
-        targets = max(LEAST_TARGETS, int(0.9 * room / (pace + dear)))
+        targets = max(
+            LEAST_TARGETS, int(0.9 * room / (pace + 1.5 * dear))
+        )  # half of a second try, should one be needed
         documents = whole_documents(self.sizes, self.held, targets)
-        base = self.run(plain, (), documents, self.spent + self._around + room * pace / (pace + dear), exact=True)
+        base = self.run(plain, (), documents, self.spent + self._around + room * pace / (pace + 1.2 * dear), exact=True)
         none = self._exact(plain, (), base, base)
         tried = list[str]()
         while feasible:
@@ -580,6 +586,8 @@ class Search:
             held = self._exact(best.plan, best.adapters, run, known)
             if not held.fits:
                 tried.append(f"{best.name}: up to {held.seconds.high:.1f} s when run as a whole")
+                slower = held.seconds.high / best.seconds.total
+                feasible = [c for c in feasible if c.seconds.total * slower <= ask.budget]
                 continue
             size = whole_gain(run, known, ask.targets, ask.seed)
             if held.ci95 is not None and held.ci95[1] < 0.0:
@@ -600,7 +608,8 @@ class Search:
         model: CostModel = fit(costs, period_of(made, self.ask.chunk_tokens))
         self.busy = run.cpu
         parts = {place: model.place(place, self.ask.targets) / self.ask.targets for place in (DEVICE, HOST, LEARN)}
-        return self._note(-1, plan, adapters, run, base, parts, -1, model.noise)
+        taken = max(0.0, 1.0 - run.cpu)  # other work may take none of the next run's seconds, or twice as many
+        return self._note(-1, plan, adapters, run, base, parts, -1, math.hypot(model.noise, taken))
 
     def _whole(self, seconds: dict[str, float], targets: int) -> dict[str, float]:
         """A chunk's seconds as in the run asked for, where the sentinel looks at fewer rows of each of more chunks."""

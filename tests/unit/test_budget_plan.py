@@ -126,7 +126,9 @@ def test_a_search_keeps_to_its_seconds_and_a_learner_stays_in_it(
     plain, ladders = ladders_for(model, ask)
     found = Search(model, stream, ask, Diary(tmp_path / "search.jsonl", {}), lambda text: None).find(plain, ladders)
     slowest = max(pace.values()) * chunk
-    assert found.spent <= seconds + 4 * slowest  # base and first candidate, base and winner again: a chunk each at least
+    assert (
+        found.spent <= seconds + 4 * slowest
+    )  # base and first candidate, base and winner again: a chunk each at least
     if seconds == 60.0:
         last = max(c.rung for c in found.table)
         assert any(
