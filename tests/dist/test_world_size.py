@@ -87,7 +87,7 @@ class Repeater(Halver):
         return np.where(chunk.cands == hint, p * 0.5 + 0.5, p * 0.5)
 
 
-def parts_of(checkpoint: Path, text: Path, names: tuple[Any, ...], targets: int = 1500) -> Any:
+def parts_of(checkpoint: Path, text: Path, names: tuple[Any, ...], targets: int = 700) -> Any:
     torch.set_num_threads(1)
 
     def make() -> tuple[Any, Any, list[Any]]:
@@ -118,7 +118,7 @@ def test_experts_score_the_same_bits_on_any_number_of_ranks(
 ) -> None:
     make = parts_of(checkpoint, text, stack)
     whole = alone(make, PLANS[plan])
-    for size in (1, 2, 3, 5):
+    for size in (1, 3):
         shared = score_on_threads(size, make, PLANS[plan], OPTIONS)
         assert_same(whole, shared)
         assert shared.run["world_size"] == size
@@ -147,8 +147,7 @@ def test_learners_score_the_same_bits_on_any_number_of_ranks(
     make = parts_of(checkpoint, text, (learner, "ppm"))
     whole = alone(make, PLANS[plan])
     assert whole.run["stages"][0]["delta_bpb"] != 0.0
-    for size in (2, 3):
-        assert_same(whole, score_on_threads(size, make, PLANS[plan], OPTIONS))
+    assert_same(whole, score_on_threads(3, make, PLANS[plan], OPTIONS))
 
 
 @pytest.mark.parametrize("shared", ["", ",batched=true"])
@@ -158,12 +157,12 @@ def test_documents_that_learn_by_themselves_are_shared_out(
 ) -> None:
     """Chunks of 64 cut documents: the state goes with them to another rank."""
     lanes = f"lora_lanes:targets=[q,v,mlp],rank=2,chunk=16,lr=0.05,lanes=3{shared}"
-    make, plan = parts_of(checkpoint, text, (lanes, "ppm"), 700), Document(seq_len=32, stride=16)
+    make, plan = parts_of(checkpoint, text, (lanes, "ppm"), 400), Document(seq_len=32, stride=16)
     options = ScoreOptions(chunk_tokens=chunk, batch_tokens=100)
     model, stream, adapters = make()
     whole = score(model, stream, adapters, plan, options=options)
     assert whole.run["stages"][0]["delta_bpb"] != 0.0
-    for size in (1, 2, 3):
+    for size in (2, 3):
         found = score_on_threads(size, make, plan, options)
         assert_same(whole, found)
     assert {rank["units"] > 0 for rank in found.run["ranks"]} == {True}

@@ -107,6 +107,7 @@ def test_a_gate_at_every_thousandth_target_is_met_by_the_audit(
     assert "violated" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_patched_copy_of_the_checkout(checkpoint: Path, text: Path, tmp_path: Path) -> None:
     """As a person would: copy, change one line, score, audit, paste the command of the verdict."""
     shutil.copytree(Path(evalkit.__file__).parent, tmp_path / "evalkit", ignore=shutil.ignore_patterns("__pycache__"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evalkit.adapters.base import Side, StreamInfo, TokenChunk
-from evalkit.adapters.registry import describe, make_adapter, parse_adapter
+from evalkit.adapters.registry import make_adapter, parse_adapter
 from evalkit.errors import EvalkitError, InputError
 
 INFO = StreamInfo(vocab_size=4, bos_id=1, first_token=1)
@@ -171,10 +171,3 @@ def test_a_bound_that_does_not_hold_the_empty_counts_is_refused(name: str) -> No
 def test_a_vocabulary_beyond_the_kernels_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="262145 ids"):
         make_adapter(name).begin(StreamInfo(262_145, 1, 0))
-
-
-@pytest.mark.parametrize("name", ["hedge", "backoff", "log_bias", "temperature"])
-def test_every_setting_says_what_it_is(name: str) -> None:
-    row = describe(name)[0]
-    assert (row["clock"], bool(row["summary"])) == ("token", True)
-    assert all(setting["doc"] for setting in row["settings"])

@@ -23,10 +23,6 @@ def test_a_recipe_is_whole(path: Path) -> None:
     assert recipe.run.plan is None or parse_plan(recipe.run.plan).name == recipe.run.plan.split(":")[0]
 
 
-def test_there_is_a_recipe() -> None:
-    assert RECIPES
-
-
 HERE = {"fast", "best", "experts", "lanes"}
 """Recipes that were measured on a CPU; the others say that they were not run."""
 

@@ -70,6 +70,7 @@ def test_accumulation_is_the_whole_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(weights(four)[name], tensor, atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch warns about its own tracing
 def test_compiled_steps_are_the_plain_ones(tmp_path: Path) -> None:
     plain = make(tmp_path / "a", "model.loop_last=1", "model.loop_passes=2", "run.looping_from=0.2")
