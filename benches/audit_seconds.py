@@ -21,7 +21,7 @@ from evalkit.legality import audit
 from evalkit.legality.effort import Clock
 from evalkit.legality.referee import audit as referee
 from evalkit.legality.target import open_target
-from evalkit.legality.zoo.registry import every_target
+from tests.zoo.registry import every_target
 
 SETS = ("unseen.py", "unseen_second.py", "unseen_third.py")
 

@@ -403,12 +403,13 @@ def _recorded(text: str) -> list[Any]:
 
 
 def _whole_zoo(args: argparse.Namespace) -> int:
-    from evalkit.legality.zoo.table import print_table, sweep, to_json
+    from evalkit.legality.target import zoo
 
-    rows = sweep(seed=args.seed, seconds=args.seconds, tell=lambda line: print(line, file=sys.stderr))
+    table = zoo("table")
+    rows = table.sweep(seed=args.seed, seconds=args.seconds, tell=lambda line: print(line, file=sys.stderr))
     if args.json:
-        text = to_json(rows)
+        text = table.to_json(rows)
         print(text) if args.json == "-" else Path(args.json).write_text(text + "\n", encoding="utf-8")
     if args.json != "-":
-        print_table(rows)
+        table.print_table(rows)
     return 0 if all(row["right"] for row in rows) else 1

@@ -19,11 +19,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from evalkit.legality.zoo import registry
+    from evalkit.legality.target import zoo
 
     if args.name:
         return _show(args.name)
-    rows = [_row(s) for s in registry.specimens().values()]
+    rows = [_row(s) for s in zoo("registry").specimens().values()]
     if args.json:
         text = json.dumps(rows, indent=1)
         if args.json == "-":
@@ -66,12 +66,12 @@ def _table(rows: list[dict[str, Any]]) -> None:
 
 
 def _show(name: str) -> int:
-    from evalkit.legality.zoo import registry
+    from evalkit.legality.target import zoo
 
-    specimen, factory, law = registry.find(name)
+    specimen, factory, law = zoo("registry").find(name)
     print(f"# {name}: {specimen.title} ({'breaks ' + law if law else 'legal'})")
     if specimen.sources:
         print(f"# seen in {', '.join(f'#{n}' for n in specimen.sources)} of openai/parameter-golf")
     print()
-    print(registry.source(factory).rstrip())
+    print(zoo("registry").source(factory).rstrip())
     return 0

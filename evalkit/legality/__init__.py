@@ -1,4 +1,4 @@
-"""Is a scorer legal?  Black-box probes, rulesets, verdicts, and a zoo of known violations with their fixes."""
+"""Is a scorer legal?  Black-box probes, rulesets and verdicts."""
 
 from __future__ import annotations
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from evalkit.legality.zoo.registry import every_target, find, specimens
-from evalkit.legality.zoo.table import examine
+from tests.zoo.registry import every_target, find, specimens
+from tests.zoo.table import examine
 
 
 @pytest.mark.parametrize("name", every_target())
@@ -79,3 +81,17 @@ def test_every_ruleset_agrees_on_the_plain_cases(ruleset: str, name: str, verdic
     from evalkit.legality.scorer import LocalBox
 
     assert audit(LocalBox(find(name)[1]), ruleset=ruleset, effort=QUICK).verdict == verdict
+
+
+def test_an_installed_evalkit_says_how_to_get_the_zoo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from evalkit.cli.main import main
+    from evalkit.legality import target
+
+    monkeypatch.setattr(target, "__file__", str(tmp_path / "evalkit" / "legality" / "target.py"))
+    for command in (["audit", "zoo:A4"], ["audit", "zoo:all"], ["zoo"], ["zoo", "A4"]):
+        assert main(command) == 2
+        said = capsys.readouterr().err.strip().splitlines()
+        assert len(said) == 1
+        assert "pip download" in said[0]

@@ -13,9 +13,9 @@ from evalkit.legality.effort import Effort
 from evalkit.legality.probes.probe import mass_of, replay
 from evalkit.legality.referee import audit
 from evalkit.legality.scorer import LocalBox
-from evalkit.legality.zoo.hashed import ExactPair
-from evalkit.legality.zoo.toy import CommitReveal, Toy, V, network
 from tests.kit import examples
+from tests.zoo.hashed import ExactPair
+from tests.zoo.toy import CommitReveal, Toy, V, network
 
 EFFORT = Effort(length=80, streams=4, cuts=48, forks=16, long_length=200, long_cuts=4, long_forks=1, shrink=20)
 few = settings(max_examples=examples(12), suppress_health_check=list(HealthCheck))

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from evalkit.errors import InputError
-from evalkit.legality.zoo.model import HONEST, LEAKS, BlockMeans, Mixer, Recurrence, ShortConvolution
 from evalkit.models import causality
 from evalkit.models.causality import probe, require_causal
 from evalkit.models.registry import open_checkpoint
+from tests.zoo.model import HONEST, LEAKS, BlockMeans, Mixer, Recurrence, ShortConvolution
 
 
 @pytest.mark.parametrize("leak", LEAKS)
@@ -171,7 +171,7 @@ def test_a_cache_that_cannot_be_written_is_no_fault(
 
 DOOR = """
 import numpy as np
-from evalkit.legality.zoo.model import BlockMeans
+from tests.zoo.model import BlockMeans
 
 class Wide(BlockMeans):
     vocab_size = 260
@@ -207,13 +207,13 @@ def test_the_command_line_refuses_and_trusts_on_request(
 def test_an_audit_of_a_checkpoint_is_the_deep_form(capsys: pytest.CaptureFixture[str]) -> None:
     from evalkit.cli.main import main
 
-    assert main(["audit", "--checkpoint", "evalkit.legality.zoo.model:ShortConvolution", "--json", "-"]) == 0
+    assert main(["audit", "--checkpoint", "tests.zoo.model:ShortConvolution", "--json", "-"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["verdict"] == "legal"
     assert told["laws"]["causal"]["probes"] > 80
     assert told["laws"]["normalised"]["status"] == "ok"
     assert {c["name"] for c in told["checks"]} == {"suffix", "batch", "prefix", "repeat"}
-    assert main(["audit", "--checkpoint", "evalkit.legality.zoo.model:BlockMeans"]) == 1
+    assert main(["audit", "--checkpoint", "tests.zoo.model:BlockMeans"]) == 1
     said = capsys.readouterr().out
     assert "when the later token" in said
     assert main(["audit", "ppm", "--checkpoint", "x"]) == 2

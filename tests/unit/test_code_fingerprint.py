@@ -62,7 +62,7 @@ def test_ranks_do_not_show() -> None:
 @pytest.mark.parametrize(
     ("changed", "resumes"),
     [
-        ("legality/zoo/built.py", True),
+        ("legality/target.py", True),
         ("report/html.py", True),
         ("cli/eval.py", True),
         ("budget/costs.py", True),

@@ -20,7 +20,7 @@ from evalkit.legality.probes.probe import Probe, from_json, pack, size, to_json,
 from evalkit.legality.probes.shrink import _minimise
 from evalkit.legality.probes.tolerance import Tolerance, looks_like_rounding
 from evalkit.legality.scorer import LocalBox
-from evalkit.legality.zoo.toy import Toy
+from tests.zoo.toy import Toy
 
 tokens_strategy = st.lists(st.integers(0, 999), min_size=1, max_size=200)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from evalkit.legality.zoo.specimen import Specimen
+from evalkit.legality.target import Specimen
 
 PUBLISHED = {
     "ppm": ("exact n-gram counts, published as A2", (1159, 1642)),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from evalkit.legality.zoo.built import TrainedArtifact, WarmedUp, training_text
-from evalkit.legality.zoo.slot import BatchBarrier
-from evalkit.legality.zoo.specimen import Specimen
-from evalkit.legality.zoo.toy import Float64, Int64, Toy, V, descend, logprob, network_logits, previous
-from evalkit.legality.zoo.twopass import ScoreFirst, chunks, documents
+from evalkit.legality.target import Specimen
+from tests.zoo.built import TrainedArtifact, WarmedUp, training_text
+from tests.zoo.slot import BatchBarrier
+from tests.zoo.toy import Float64, Int64, Toy, V, descend, logprob, network_logits, previous
+from tests.zoo.twopass import ScoreFirst, chunks, documents
 
 
 class LastChunkUntrained(ScoreFirst):

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from evalkit.legality.zoo.specimen import Specimen
-from evalkit.legality.zoo.toy import BOS, Float64, Int64, Toy, V, descend, logprob, network, network_logits, previous
+from evalkit.legality.target import Specimen
+from tests.zoo.toy import BOS, Float64, Int64, Toy, V, descend, logprob, network, network_logits, previous
 
 CHUNK = 16
 

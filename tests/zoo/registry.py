@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import Any
 
 from evalkit.errors import InputError, nearest
-from evalkit.legality.zoo.own import own_specimens
-from evalkit.legality.zoo.specimen import Specimen
+from evalkit.legality.target import Specimen
+from tests.zoo.own import own_specimens
 
 MODULES = (
     "hashed",
@@ -33,7 +33,7 @@ MODULES = (
 def specimens() -> dict[str, Specimen]:
     """Every specimen by id, in the order A, B, D, P, M, L and by number; our own adapters (O-NAME) last."""
     found = [*own_specimens()]
-    found += [s for name in MODULES for s in import_module(f"evalkit.legality.zoo.{name}").SPECIMENS]
+    found += [s for name in MODULES for s in import_module(f"tests.zoo.{name}").SPECIMENS]
     return {s.id: s for s in sorted(found, key=_rank)}
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from evalkit.legality.zoo.hashed import ExactPair
-from evalkit.legality.zoo.specimen import Specimen
-from evalkit.legality.zoo.toy import (
+from evalkit.legality.target import Specimen
+from tests.zoo.hashed import ExactPair
+from tests.zoo.toy import (
     CommitReveal,
     Float64,
     Int64,

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.legality.zoo.specimen import Specimen
-from evalkit.legality.zoo.toy import (
+from evalkit.legality.target import Specimen
+from tests.zoo.toy import (
     BOS,
     Float64,
     Int64,
@@ -22,7 +22,7 @@ from evalkit.legality.zoo.toy import (
     previous,
     softmax,
 )
-from evalkit.legality.zoo.twopass import chunks
+from tests.zoo.twopass import chunks
 
 
 def training_text() -> Int64:

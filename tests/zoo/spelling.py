@@ -6,8 +6,8 @@ from functools import cache
 
 import numpy as np
 
-from evalkit.legality.zoo.specimen import Specimen
-from evalkit.legality.zoo.toy import CommitReveal, Float64, Int64, Toy, V, network
+from evalkit.legality.target import Specimen
+from tests.zoo.toy import CommitReveal, Float64, Int64, Toy, V, network
 
 LETTERS = 5
 

@@ -6,12 +6,12 @@ import zlib
 
 import numpy as np
 
-from evalkit.legality.zoo.bytecount import CaseSidecar
-from evalkit.legality.zoo.hashed import BUCKETS, ExactCounts, ExactPair, bucket
-from evalkit.legality.zoo.hints import tilt
-from evalkit.legality.zoo.specimen import Specimen
-from evalkit.legality.zoo.spelling import TokenMixture
-from evalkit.legality.zoo.toy import (
+from evalkit.legality.target import Specimen
+from tests.zoo.bytecount import CaseSidecar
+from tests.zoo.hashed import BUCKETS, ExactCounts, ExactPair, bucket
+from tests.zoo.hints import tilt
+from tests.zoo.spelling import TokenMixture
+from tests.zoo.toy import (
     CommitReveal,
     Float64,
     Int64,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from evalkit.legality.zoo.specimen import Specimen
-from evalkit.legality.zoo.toy import BOS, Float64, Int64, Toy, V, network_logits
+from evalkit.legality.target import Specimen
+from tests.zoo.toy import BOS, Float64, Int64, Toy, V, network_logits
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,7 @@ class Mixer(Toy):
 
     @classmethod
     def load(cls, path: Any, *, device: str = "cpu") -> Mixer:
-        """A door of its own: ``--checkpoint evalkit.legality.zoo.model:BlockMeans``."""
+        """A door of its own: ``--checkpoint tests.zoo.model:BlockMeans``."""
         return cls()
 
     def mix(self, x: Float64) -> Float64:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from evalkit.legality.zoo.hashed import ExactPair
-from evalkit.legality.zoo.oracle import cached_rows
-from evalkit.legality.zoo.specimen import Specimen
-from evalkit.legality.zoo.toy import BOS, CommitReveal, Float64, Int64, Toy, V, network, softmax
+from evalkit.legality.target import Specimen
+from tests.zoo.hashed import ExactPair
+from tests.zoo.oracle import cached_rows
+from tests.zoo.toy import BOS, CommitReveal, Float64, Int64, Toy, V, network, softmax
 
 BOOST = 1.5
 WORD_START = np.arange(V) % 3 == 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from evalkit.legality.zoo.specimen import Specimen
-from evalkit.legality.zoo.toy import Float64, Int64, Toy
+from evalkit.legality.target import Specimen
+from tests.zoo.toy import Float64, Int64, Toy
 
 SEQ = 32
 STRIDE = 8

@@ -14,10 +14,9 @@ from typing import Any
 
 from evalkit.legality.effort import DEFAULT_SECONDS, QUICK, Effort
 from evalkit.legality.referee import audit
-from evalkit.legality.target import open_target
+from evalkit.legality.target import Specimen, open_target
 from evalkit.legality.verdict import Verdict
-from evalkit.legality.zoo.registry import every_target
-from evalkit.legality.zoo.specimen import Specimen
+from tests.zoo.registry import every_target
 
 Row = dict[str, Any]
 

@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 
-from evalkit.legality.zoo.pieces import BOS, BYTES, SPACE, WORDS, Pieces
-from evalkit.legality.zoo.specimen import Specimen
-from evalkit.legality.zoo.toy import Int64
+from evalkit.legality.target import Specimen
+from tests.zoo.pieces import BOS, BYTES, SPACE, WORDS, Pieces
+from tests.zoo.toy import Int64
 
 MARK = "\ue000"
 MARK_BYTES = MARK.encode()

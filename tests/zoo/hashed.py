@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evalkit.legality.zoo.specimen import Specimen
-from evalkit.legality.zoo.toy import CommitReveal, Float64, Int64, Toy, V, network
+from evalkit.legality.target import Specimen
+from tests.zoo.toy import CommitReveal, Float64, Int64, Toy, V, network
 
 BUCKETS = 16
 ORDERS = (2, 3, 4)

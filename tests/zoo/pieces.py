@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from evalkit.legality.zoo.toy import Float64, Int64, softmax
+from tests.zoo.toy import Float64, Int64, softmax
 
 UNUSED, BOS, BYTES = 0, 1, 2
 SPACE = "\u2581"
