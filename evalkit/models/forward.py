@@ -21,6 +21,9 @@ from evalkit.models.reduce import reduce
 from evalkit.models.rows import Answer, Ask, Question, ask_targets
 from evalkit.plan import Chunk, Plan, Window, owners
 
+LOGIT_CELLS = 1 << 27
+"""Logits at a time, at most: 512 MiB of float32.  8,192 rows of up to 16,384 ids are one slab."""
+
 
 class LocalForward(ABC):
     """What one process can compute of a :class:`~evalkit.models.rows.Forward`: any unit, as soon as its question stands."""
@@ -85,13 +88,20 @@ class WindowForward(LocalForward):
         self.batch_tokens = batch_tokens
         self._state: Any = None
 
+    @property
+    def slab(self) -> int:
+        """Rows of logits at a time, at most: it follows from the vocabulary alone, as a matrix product's last bits may
+        depend on it."""
+        return max(1, LOGIT_CELLS // self.model.vocab_size)
+
     def units(self, chunk: Chunk) -> Iterator[Sequence[Window]]:
-        return self.plan.units(chunk, self.batch_tokens)
+        fits = self.batch_tokens if "split" in self.model.can else min(self.batch_tokens, self.slab)
+        return self.plan.units(chunk, fits)
 
     def run(self, unit: Sequence[Window], question: Question) -> Iterator[Answer]:
-        """Rows of one unit of the plan: in one piece, or one per block where the plan carries a state on."""
+        """Rows of one unit of the plan: slabs of them, or one piece per block where the plan carries a state on."""
         if not self.plan.carries:
-            yield self.finish(self._windows(unit), question)
+            yield from self._windows(unit, question)
             return
         for window in unit:
             yield self.finish(self._carry(window), question.cut(window.lo, window.hi))
@@ -110,14 +120,25 @@ class WindowForward(LocalForward):
             self.model.scored(windows)
 
     @torch.no_grad()
-    def _windows(self, windows: Sequence[Window]) -> torch.Tensor:
+    def _rows(self, windows: Sequence[Window]) -> torch.Tensor:
+        """Booked rows: hidden states [n, D] of a model whose head stands apart, else logits [n, V]."""
         inputs = self._inputs(windows)
-        if "split" in self.model.can:  # sliding:512/64 computes eight rows for each one booked: no head for the others
-            rows = self.model.head(_booked(self.model.hidden(*inputs), windows))
-        else:
-            rows = _booked(self.model.logits(*inputs), windows)
+        # sliding:512/64 computes eight rows for each one booked: no head for the others
+        rows = self.model.hidden(*inputs) if "split" in self.model.can else self.model.logits(*inputs)
         self._scored(windows)
-        return rows
+        return _booked(rows, windows)
+
+    def _windows(self, windows: Sequence[Window], question: Question) -> Iterator[Answer]:
+        """With 152 thousand ids a batch of 8,192 rows would take 5 GB of logits, and as much again for a stack of rows."""
+        rows = self._rows(windows)
+        for begin in range(0, len(rows), self.slab):
+            end = min(begin + self.slab, len(rows))
+            part = question.cut(question.lo + begin, question.lo + end)
+            yield self.finish(self._head(rows[begin:end]), part)
+
+    @torch.no_grad()
+    def _head(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.model.head(rows) if "split" in self.model.can else rows
 
     @torch.no_grad()
     def _carry(self, window: Window) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 from evalkit import _native
 from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Rows, Side, StreamInfo, TokenChunk
@@ -16,7 +17,9 @@ from evalkit.adapters.registry import BUILT_IN, adapter_class, describe, make_ad
 from evalkit.adapters.stack import Stack, merge_needs
 from evalkit.adapters.strict import StrictExpert
 from evalkit.errors import EvalkitError, InputError
+from evalkit.models import forward
 from evalkit.settings import limits
+from tests.kit import adapters_of, fused, golf, tiny_stream
 
 INFO = StreamInfo(vocab_size=5, bos_id=1, first_token=1)
 
@@ -294,3 +297,27 @@ def test_a_range_is_told_once_printed_and_kept(name: str) -> None:
                 make_adapter(name, {field: value})
             with pytest.raises(InputError, match=said):
                 kind.Settings(**{field: value})  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("plan", ["disjoint:seq_len=32", "sliding:seq_len=48,stride=16"])
+@pytest.mark.parametrize("apart", [True, False], ids=["head apart", "logits alone"])
+def test_logits_come_in_slabs_where_the_vocabulary_is_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: str, apart: bool
+) -> None:
+    """A batch of 8,192 rows of 152 thousand ids would be 5 GB."""
+    model, stream = golf(), tiny_stream(tmp_path)
+    monkeypatch.setattr(model, "can", model.can if apart else model.can - {"split"})
+    whole = fused(model, stream, adapters_of("log_bias + ppm"), plan, tmp_path / "whole")
+    rows = list[int]()
+    finish = forward.LocalForward.finish
+
+    def count(self: Any, logits: torch.Tensor, question: Any) -> Any:
+        rows.append(logits.size(0))
+        return finish(self, logits, question)
+
+    monkeypatch.setattr(forward.LocalForward, "finish", count)
+    monkeypatch.setattr(forward, "LOGIT_CELLS", 33 * model.vocab_size)
+    slabs = fused(model, stream, adapters_of("log_bias + ppm"), plan, tmp_path / "slabs")
+    assert sum(rows) == stream.n_targets
+    assert max(rows) <= (33 if apart else 48)  # one window at least
+    np.testing.assert_allclose(slabs, whole, rtol=0, atol=2e-5)  # a product of other shape may round otherwise
