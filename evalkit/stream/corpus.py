@@ -1,12 +1,15 @@
 """What is a corpus file (``.ekc``)?  Token ids of whole documents, to be counted before the first target.
 
-    magic 8 bytes | version u32 | header length u32 | header crc32 u32 | header JSON | ids as raw LZMA2 | sha256 of all before
+    magic 8 bytes | version u32 | header length u32 | header crc32 u32 | header JSON | ids as raw LZMA2
+    | trusts as raw LZMA2, version 2 only | sha256 of all before
 
 The header is canonical JSON (:class:`CorpusHeader`); numbers are little-endian, ids uint16 where the vocabulary allows and
-uint32 beyond.  A corpus holds its text and not counts of it, for three reasons: per byte of file it brings more than
-pruned counts do (benches/DEADENDS.md); whatever the bytes are, counts taken from text sum up to their totals, so no
-file can break a row; and the file itself says which documents it was made from, so that nothing about its provenance has
-to be believed.
+uint32 beyond.  Trusts (:class:`TrustsHeader`) are where ``ppm`` begins to learn how far each count can be believed; they
+were learned behind a checkpoint from documents of this corpus, so they have no provenance of their own.
+
+A corpus holds its text and not counts of it, for three reasons: per byte of file it brings more than pruned counts do
+(benches/DEADENDS.md); whatever the bytes are, counts taken from text sum up to their totals, so no file can break a row;
+and the file itself says which documents it was made from, so that nothing about its provenance has to be believed.
 """
 
 from __future__ import annotations
@@ -37,11 +40,14 @@ from evalkit.stream.tokenizer import Tokenizer
 
 MAGIC = b"EVKCORP\x1a"
 VERSION = 1
+WITH_TRUSTS = 2
+"""Version of a file that carries trusts."""
 WORDS = 13
 """Length of the word sequences by which near copies are found."""
 MAX_TOKENS = 1 << 32
 MAX_HEADER = 1 << 16
 MAX_FILE = 1 << 36
+MAX_TRUSTS = 1 << 28
 DICTIONARY = 1 << 25
 """LZMA2's window, bytes: what a decoder must hold beside the ids."""
 SLAB = 1 << 20
@@ -58,7 +64,30 @@ Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Float64 = npt.NDArray[np.float64]
 
 
-class CorpusHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TrustsHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whose trusts a file carries: settings of ``ppm`` that say how many there are, and what they mean."""
+
+    vocab_size: int
+    orders: tuple[int, ...]
+    document: tuple[int, ...]
+    corpus_orders: tuple[int, ...]
+    side: bool
+    targets: int
+    """Targets that they were learned from."""
+    values: int
+    """Weights and sums of squares, one byte each."""
+    packed_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Trusts:
+    """codes: uint8 [values], in the order of the kernel's weights; :class:`~evalkit.adapters.experts.ppm.Ppm` reads them."""
+
+    header: TrustsHeader
+    codes: npt.NDArray[np.uint8]
+
+
+class CorpusHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What the file says of itself; ``tokens`` counts a BOS before each of ``documents``."""
 
     vocab_size: int
@@ -69,6 +98,7 @@ class CorpusHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     documents: int
     text_bytes: int
     packed_bytes: int
+    trusts: TrustsHeader | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +110,7 @@ class Corpus:
     digest: str
     size: int
     name: str
+    trusts: Trusts | None = None
 
     @cached_property
     def doc_start(self) -> Int64:
@@ -91,6 +122,19 @@ class Corpus:
         ends = np.append(self.doc_start[1:], len(self.ids))
         for start, end in zip(self.doc_start, ends, strict=True):
             yield self.ids[start + 1 : end]
+
+    def split(self, tokens: int) -> tuple[Ids, Ids]:
+        """About ``tokens`` ids of evenly drawn documents, and the ids of all others.  InputError when that leaves nothing."""
+        starts = np.append(self.doc_start, len(self.ids))
+        step = max(2, round(len(self.ids) / max(1, tokens)))
+        drawn = np.zeros(self.header.documents, np.bool_)
+        drawn[:: min(step, self.header.documents)] = True
+        if drawn.all():
+            raise InputError(
+                f"{self.name}: {self.header.documents} document cannot be split; give --text with more of them"
+            )
+        mask = np.repeat(drawn, np.diff(starts))
+        return self.ids[mask], self.ids[~mask]
 
     def check_tokenizer(self, vocab_size: int, fingerprint: str) -> None:
         """InputError unless the ids are those of this tokenizer."""
@@ -114,7 +158,8 @@ def parse_corpus(data: bytes, name: str) -> Corpus:
     """The same from bytes; ``name`` is for errors."""
     header, body = _header(data, name)
     width = _width(header.vocab_size)
-    ids = np.frombuffer(_unpacked(body, width * header.tokens, name), dtype=f"<u{width}")
+    packed, rest = body[: header.packed_bytes], body[header.packed_bytes :]
+    ids = np.frombuffer(_unpacked(packed, _filters(width), width * header.tokens, "ids", name), dtype=f"<u{width}")
     if int(ids.max()) >= header.vocab_size:
         raise InputError(f"{name}: id {int(ids.max())} is outside its vocabulary of {header.vocab_size}; make it again")
     starts = int(np.count_nonzero(ids == header.bos_id))
@@ -122,7 +167,11 @@ def parse_corpus(data: bytes, name: str) -> Corpus:
         raise InputError(
             f"{name}: {starts:,} documents begin in the ids, the header says {header.documents:,}; make it again"
         )
-    return Corpus(header, ids.astype(ids.dtype.newbyteorder("=")), data[-32:].hex(), len(data), name)
+    trusts = None
+    if header.trusts is not None:
+        codes = _unpacked(rest, _filters(1), header.trusts.values, "trusts", name)
+        trusts = Trusts(header.trusts, np.frombuffer(codes, np.uint8))
+    return Corpus(header, ids.astype(ids.dtype.newbyteorder("=")), data[-32:].hex(), len(data), name, trusts)
 
 
 def _header(data: bytes, name: str) -> tuple[CorpusHeader, memoryview]:
@@ -131,8 +180,10 @@ def _header(data: bytes, name: str) -> tuple[CorpusHeader, memoryview]:
             f"{name} ({len(data):,} bytes) is not a corpus: wrong magic; make one with evalkit corpus build"
         )
     _, version, length, crc = _PREFIX.unpack_from(data)
-    if version != VERSION:
-        raise InputError(f"{name}: corpus version {version}, this program reads {VERSION}; use a matching release")
+    if version not in (VERSION, WITH_TRUSTS):
+        raise InputError(
+            f"{name}: corpus version {version}, this program reads {VERSION} and {WITH_TRUSTS}; use a matching release"
+        )
     room = len(data) - _PREFIX.size - 32
     if length > min(room, MAX_HEADER):
         raise InputError(f"{name} is cut short: a header of {length:,} bytes where {room:,} remain; copy it again")
@@ -145,22 +196,25 @@ def _header(data: bytes, name: str) -> tuple[CorpusHeader, memoryview]:
         raise InputError(f"{name}: the header is not understood ({fault}); make it again") from None
     if data[-32:] != hashlib.sha256(memoryview(data)[:-32]).digest():
         raise InputError(f"{name}: the sha256 at its end does not match its content; copy or make it again")
-    if header.packed_bytes != room - length:
-        raise InputError(
-            f"{name}: {room - length:,} bytes of ids, the header says {header.packed_bytes:,}; copy it again"
-        )
+    if (header.trusts is None) != (version == VERSION):
+        raise InputError(f"{name}: version {version} and its header disagree about trusts; make it again")
+    said = header.packed_bytes + (0 if header.trusts is None else header.trusts.packed_bytes)
+    if said != room - length or not 0 <= header.packed_bytes <= said:
+        raise InputError(f"{name}: {room - length:,} packed bytes, the header says {said:,}; copy it again")
     sane = 2 <= header.vocab_size <= 1 << 31 and 0 <= header.bos_id < header.vocab_size and header.text_bytes >= 0
     if not sane or not 1 < header.tokens <= MAX_TOKENS or not 1 <= header.documents <= header.tokens:
         raise InputError(
             f"{name}: {header.tokens} tokens in {header.documents} documents of {header.vocab_size} ids cannot be; "
             "make it again"
         )
+    if header.trusts is not None and not 0 < header.trusts.values <= MAX_TRUSTS:
+        raise InputError(f"{name}: {header.trusts.values} trusts cannot be (1..{MAX_TRUSTS:,}); make it again")
     return header, memoryview(data)[_PREFIX.size + length : -32]
 
 
-def _unpacked(body: memoryview, size: int, name: str) -> bytes:
+def _unpacked(body: memoryview, filters: list[dict[str, Any]], size: int, what: str, name: str) -> bytes:
     """Exactly ``size`` bytes, or InputError; memory grows with what really comes out."""
-    opener, parts, held = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(2)), [], 0
+    opener, parts, held = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters), [], 0
     feed: bytes | memoryview = body
     try:
         while not opener.eof and held <= size:
@@ -171,9 +225,9 @@ def _unpacked(body: memoryview, size: int, name: str) -> bytes:
             if not piece and opener.needs_input:
                 break
     except lzma.LZMAError as fault:
-        raise InputError(f"{name}: the ids do not unpack ({fault}); copy it again") from None
-    if held != size or not opener.eof:
-        raise InputError(f"{name}: {held:,} bytes of ids come out, the header says {size:,}; copy it again")
+        raise InputError(f"{name}: the {what} do not unpack ({fault}); copy it again") from None
+    if held != size or not opener.eof or opener.unused_data:
+        raise InputError(f"{name}: {held:,} bytes of {what} come out, the header says {size:,}; copy it again")
     return b"".join(parts)
 
 
@@ -182,7 +236,7 @@ def _width(vocab_size: int) -> int:
 
 
 def _filters(width: int) -> list[dict[str, Any]]:
-    # lp and pb: positions repeat every two bytes; of 4-byte ids the upper halves cost next to nothing all the same
+    # lp and pb: ids repeat their place every two bytes; of 4-byte ids the upper halves cost next to nothing all the same
     return [
         {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": DICTIONARY, "lc": 3, "lp": width // 2, "pb": width // 2}
     ]
@@ -286,6 +340,16 @@ def _write_some(
     done.size = out.stat().st_size
 
 
+def write_with_trusts(out: str | Path, source: str | Path, trusts: Trusts) -> int:
+    """Write the corpus file ``source`` with these trusts; returns the bytes of ``out``.  InputError."""
+    data = check_file(source).read_bytes()
+    header, body = _header(data, str(source))
+    packed = lzma.compress(trusts.codes.tobytes(), lzma.FORMAT_RAW, filters=_filters(1))
+    theirs = msgspec.structs.replace(trusts.header, values=len(trusts.codes), packed_bytes=len(packed))
+    write_atomic(out, _pieces(msgspec.structs.replace(header, trusts=theirs), [body[: header.packed_bytes], packed]))
+    return Path(out).stat().st_size
+
+
 def write_corpus(
     out: str | Path, ids: npt.NDArray[np.integer], *, vocab_size: int, bos_id: int, tokenizer: str, text_bytes: int = 0
 ) -> None:
@@ -304,10 +368,11 @@ def write_corpus(
     write_atomic(out, _pieces(header, [packed]))
 
 
-def _pieces(header: CorpusHeader, packed: Iterable[bytes]) -> Iterator[bytes]:
+def _pieces(header: CorpusHeader, packed: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
     """The whole file."""
     encoded_header = msgspec.json.encode(header, order="sorted")
-    prefix = _PREFIX.pack(MAGIC, VERSION, len(encoded_header), zlib.crc32(encoded_header)) + encoded_header
+    version = VERSION if header.trusts is None else WITH_TRUSTS
+    prefix = _PREFIX.pack(MAGIC, version, len(encoded_header), zlib.crc32(encoded_header)) + encoded_header
     digest = hashlib.sha256()
     for piece in itertools.chain([prefix], packed):
         digest.update(piece)

@@ -152,7 +152,7 @@ READERS: dict[str, Callable[[Iterator[bytes], Path], Iterator[bytes]]] = {
 }
 
 
-def write_atomic(path: str | Path, pieces: Iterable[bytes]) -> None:
+def write_atomic(path: str | Path, pieces: Iterable[bytes | memoryview]) -> None:
     """Write a file so that it is there whole or not at all; raises InputError when it cannot be written."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

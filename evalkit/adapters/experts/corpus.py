@@ -83,10 +83,27 @@ def overlap(corpus: Corpus, stream: Stream) -> Overlap:
 
 
 def _overlap(corpus: Corpus, stream: Stream) -> Overlap:
+    exact, shares, shared = shared_text(corpus, stream)
+    most = int(np.argmax(shares))
+    return Overlap(
+        corpus=corpus.digest,
+        corpus_tokens=corpus.header.tokens,
+        corpus_documents=corpus.header.documents,
+        corpus_bytes=corpus.size,
+        documents=len(exact),
+        exact=sum(exact),
+        near=sum(share >= NEAR for share in shares),
+        shared=shared,
+        most=shares[most],
+        most_document=stream.doc_names[most],
+    )
+
+
+def shared_text(corpus: Corpus, stream: Stream) -> tuple[list[bool], list[float], float]:
+    """Which documents of the stream stand in the corpus, the share of each one's 13-word sequences, and of all of them."""
     ends = np.append(stream.doc_start[1:], len(stream.tokens))
     scored = [stream.tokens[start + 1 : end] for start, end in zip(stream.doc_start, ends, strict=True)]
     known = {_hash(ids) for ids in corpus.documents()}
-    exact = [_hash(ids) in known for ids in scored]
     parts = [shingles(stream.tokenizer.decode_bytes(ids)) for ids in scored]
     wanted = np.unique(np.concatenate(parts))
     pieces, bos = stream.tokenizer.pieces, np.array([corpus.header.bos_id])
@@ -97,19 +114,7 @@ def _overlap(corpus: Corpus, stream: Stream) -> Overlap:
                 found.read(pieces.decode(np.concatenate((bos, ids[:-1])), ids))
     shared = wanted[found.seen()]
     shares = [float(np.isin(part, shared).mean()) if len(part) else 0.0 for part in parts]
-    most = int(np.argmax(shares))
-    return Overlap(
-        corpus=corpus.digest,
-        corpus_tokens=corpus.header.tokens,
-        corpus_documents=corpus.header.documents,
-        corpus_bytes=corpus.size,
-        documents=len(scored),
-        exact=sum(exact),
-        near=sum(share >= NEAR for share in shares),
-        shared=len(shared) / max(1, len(wanted)),
-        most=shares[most],
-        most_document=stream.doc_names[most],
-    )
+    return [_hash(ids) in known for ids in scored], shares, len(shared) / max(1, len(wanted))
 
 
 def _hash(ids: npt.NDArray[np.integer]) -> bytes:
