@@ -9,6 +9,7 @@ import re
 import shutil
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit import _native
+from evalkit.adapters.base import StreamInfo
 from evalkit.adapters.experts.corpus import open_corpus, shingles
 from evalkit.adapters.registry import parse_adapter
+from evalkit.cli.main import main
 from evalkit.cli.recipe import ASSETS
 from evalkit.errors import EvalkitError, InputError
 from evalkit.models.ek.container import add_corpus, read_artifact
 from evalkit.models.ek.door import ArtifactDoor
 from evalkit.scoring.score import score
 from evalkit.stream import open_texts
-from evalkit.stream.corpus import build_corpus, parse_corpus, read_corpus, write_corpus
+from evalkit.stream.corpus import build_corpus, parse_corpus, read_corpus, write_corpus, write_with_trusts
 from evalkit.stream.tokenizer import ByteTokenizer, open_tokenizer
 from evalkit.train.mutate import RAW, mutate
 
@@ -115,8 +118,8 @@ def test_sequences_of_words_are_the_twins(text: bytes, seed: int) -> None:
     assert found.seen().tolist() == [w in set(want) for w in wanted.tolist()]
 
 
-def sealed(data: bytes, header: bytes, body: bytes) -> bytes:
-    content = PREFIX.pack(data[:8], 1, len(header), zlib.crc32(header)) + header + body
+def sealed(data: bytes, header: bytes, body: bytes, version: int = 1) -> bytes:
+    content = PREFIX.pack(data[:8], version, len(header), zlib.crc32(header)) + header + body
     return content + hashlib.sha256(content).digest()
 
 
@@ -163,9 +166,83 @@ def test_a_forged_corpus_is_refused_or_is_valid_text(texts: Path) -> None:
     assert read < 20  # such as a larger number of bytes of text
 
 
+@pytest.fixture(scope="module")
+def trusting(texts: Path) -> Path:
+    """trusting.ekc: the corpus of forty documents with trusts learned behind the bundled checkpoint; and plain.ek."""
+    add_corpus(ASSETS / "tiny.ek", None, texts / "plain.ek")
+    build = (
+        "corpus",
+        "build",
+        "--checkpoint",
+        texts / "plain.ek",
+        "--text",
+        texts / "corpus.jsonl",
+        "--bytes",
+        "200_000",
+    )
+    assert main([str(a) for a in (*build, "--trusts", "4_000", "--out", texts / "trusting.ekc")]) == 0
+    assert main([str(a) for a in (*build, "--out", texts / "plain.ekc")]) == 0
+    return texts / "trusting.ekc"
+
+
+def test_trusts_are_learned_on_documents_of_the_corpus_and_move_the_score(trusting: Path) -> None:
+    plain, corpus = read_corpus(trusting.with_name("plain.ekc")), read_corpus(trusting)
+    assert (plain.trusts, (corpus.ids == plain.ids).all()) == (None, True)
+    assert corpus.trusts is not None
+    assert 0.5 * 4000 < corpus.trusts.header.targets < 2 * 4000
+    model = ArtifactDoor.load(trusting.with_name("plain.ek"))
+    stream = open_texts([document(i) for i in range(100, 104)], open_tokenizer(model.tokenizer_model))
+    with_, fresh, without = (
+        score(model, stream, [parse_adapter(f"ppm:corpus={file}{rest}")]).bpb
+        for file, rest in ((trusting, ""), (trusting, ",trusts=fresh"), (trusting.with_name("plain.ekc"), ""))
+    )
+    assert fresh == without
+    assert with_ < fresh
+
+
+def test_trusts_of_other_settings_are_refused(evalkit, trusting: Path) -> None:
+    flags = ("--checkpoint", trusting.with_name("plain.ek"), "--text", trusting.with_name("scored.jsonl"))
+    said = evalkit("eval", *flags, "--adapter", f"ppm:corpus={trusting},orders=1..4")
+    assert said.code == 2
+    assert re.search(r"orders=\[1, 2, 3, 4, 5, 6\].*orders=\[1, 2, 3, 4\].*trusts=fresh", said.err)
+
+
+def test_forged_trusts_are_refused(trusting: Path) -> None:
+    """Lengths, versions and values are changed and the checksums put right."""
+    data = trusting.read_bytes()
+    header, body = opened(data)
+    info = StreamInfo(2048, header["bos_id"], header["bos_id"], piece_bytes=(b"x",) * 2048, groups={})
+    forged = trusting.with_name("forged.ekc")
+
+    def told(header: dict[str, Any], body: bytes, version: int = 2) -> str:
+        forged.write_bytes(sealed(data, json.dumps(header).encode(), body, version))
+        expert = parse_adapter(f"ppm:corpus={forged}")
+        with pytest.raises(InputError) as fault:
+            expert.begin(info)
+        return str(fault.value)
+
+    trusts = header["trusts"]
+    for name in ("values", "packed_bytes"):
+        for value in (-1, 0, 1, trusts[name] - 1, trusts[name] + 1, 1 << 40):
+            assert told({**header, "trusts": {**trusts, name: value}}, body).startswith(str(forged))
+    assert "disagree about trusts" in told(header, body, version=1)
+    assert "disagree about trusts" in told({k: v for k, v in header.items() if k != "trusts"}, body)
+    assert "version 3" in told(header, body, version=3)
+    corpus = read_corpus(trusting)
+    assert corpus.trusts is not None
+    for codes, words in (
+        (corpus.trusts.codes[:-4], "make it again"),
+        (np.full_like(corpus.trusts.codes, 99), "4\\^99"),
+    ):
+        write_with_trusts(forged, trusting.with_name("plain.ekc"), replace(corpus.trusts, codes=codes))
+        with pytest.raises(InputError, match=words):
+            parse_adapter(f"ppm:corpus={forged}").begin(info)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--out", "{dir}/c.ekc", "--trusts", "-1"], "--trusts -1"),
         (["--out", "{dir}/no/c.ekc"], "does not exist"),
         (["--out", "{dir}/clean.ekc"], "--force"),
         (["--out", "{dir}/c.ekc", "--bytes", "100"], "at least 4096"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -13,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalkit.adapters.base import Side, StreamInfo, TokenLedger
+from evalkit.adapters.base import Side, StreamInfo, TokenChunk, TokenLedger
+from evalkit.adapters.experts.ppm import Ppm, PpmSettings
 from evalkit.adapters.registry import parse_adapter
 from evalkit.adapters.stack import Stack
-from evalkit.stream.corpus import write_corpus
+from evalkit.stream.corpus import write_corpus, write_with_trusts
 from tests.kit import examples, random_rows
 
 EXPERTS = [
@@ -27,6 +29,7 @@ EXPERTS = [
     "ppm:counts=continuations,discount=0.3,side=false,orders=[2,4],document=[1,3]",
     "ppm:corpus={corpus}",
     "ppm:corpus={corpus},corpus_orders=[2,5],counts=continuations,side=false,document=[]",
+    "ppm:corpus={trusted},fast=0.5",
     "ppm|ppm:escape=dirichlet",
     "ppm:escape=dirichlet",
     "ppm:escape=dirichlet,c=4,min_count=2",
@@ -79,6 +82,23 @@ def corpus_of(vocab: int) -> Path:
     return path
 
 
+@functools.cache
+def trusted_corpus(vocab: int) -> Path:
+    """The same file with trusts: those learned from 200 random targets, and a random push on each weight."""
+    rng, info = np.random.default_rng(vocab), StreamInfo(vocab, 1, 1, piece_bytes=(b"x",) * vocab, groups={})
+    ppm = Ppm(PpmSettings(corpus=str(corpus_of(vocab)), trusts="fresh"))
+    ppm.begin(info)
+    text, p = make_stream(rng, vocab, 200), random_rows(rng, 200, vocab)
+    side = make_side(rng, p, {})
+    ppm.score(TokenChunk(text, text[:, None], side), np.take_along_axis(p, text[:, None], axis=1))
+    learned = ppm.learned_trusts(info, 200)
+    weights = learned.codes != 0
+    pushed = learned.codes.view(np.int8) + np.where(weights, rng.integers(0, 4, len(weights)), 0).astype(np.int8)
+    path = corpus_of(vocab).with_name("trusted.ekc")
+    write_with_trusts(path, corpus_of(vocab), replace(learned, codes=pushed.clip(-127, 15).view(np.uint8)))
+    return path
+
+
 class Case:
     """One random stream, with model rows, for one stack."""
 
@@ -93,7 +113,8 @@ class Case:
         self.n = n
 
     def fresh(self) -> Stack:
-        stack = Stack([parse_adapter(s) for s in self.spec.format(corpus=corpus_of(self.vocab)).split("|")])
+        files = {"corpus": corpus_of(self.vocab), "trusted": trusted_corpus(self.vocab)}
+        stack = Stack([parse_adapter(s) for s in self.spec.format(**files).split("|")])
         stack.begin(self.info)
         return stack
 
