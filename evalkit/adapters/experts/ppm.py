@@ -199,7 +199,7 @@ class Ppm(NativeExpert[PpmSettings]):
         The document's own bias stays behind.  After begin(info) with a corpus.
         """
         self._core.replay(np.array([info.first_token], np.int32))  # a new document begins
-        kernel = self.make(info)
+        kernel = self._learned_core(info)
         kernel.begin(info.first_token)
         fresh, now = self._carried(kernel.weights()), self._carried(self._core.weights())
         squares = fresh > 0
