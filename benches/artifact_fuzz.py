@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from evalkit.train.mutate import RAW, SEALED, json_leaf, mutate
+from tests.mutate import RAW, SEALED, json_leaf, mutate
 
 ROOM = 512 << 20
 SUSPECT = ("exec", "compile", "import", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class",

@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 import torch
 
+from benches.quant import lab, refine
+from benches.quant.generate import generated
 from evalkit.errors import InputError
 from evalkit.models.ek import coder, lqer
 from evalkit.models.ek.grid import Grid, round_to_grid
@@ -21,9 +23,8 @@ from evalkit.stream.tokenizer import Tokenizer, open_tokenizer
 from evalkit.train import checkpoint, measure
 from evalkit.train.data import Blocks
 from evalkit.train.data.write import encode_some
-from evalkit.train.quant import lab, refine, target
+from evalkit.train.quant import target
 from evalkit.train.quant.calibrate import hessians, text_batches
-from evalkit.train.quant.generate import generated
 from evalkit.train.quant.gptq import gptq
 from evalkit.train.quant.names import bits_and_k, damping, is_grid
 from evalkit.train.recipe import Export, Recipe, load_recipe

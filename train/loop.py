@@ -14,11 +14,11 @@ import torch
 from evalkit.errors import DivergenceError, InputError
 from evalkit.models.ek.model import GPT
 from evalkit.models.ek.parts.kernel import attention_path, preferred
-from evalkit.train import averages, checkpoint, data, machine, optim
+from evalkit.train import averages, checkpoint, data, machine, optim, switches
 from evalkit.train.data import Corpus
 from evalkit.train.flops import flops_per_token, peak_flops
 from evalkit.train.measure import val_bpb
-from evalkit.train.objective import Moment, Objective
+from evalkit.train.objective import Moment
 from evalkit.train.progress import Log, Pace
 from evalkit.train.ranks import ALONE, Ranks
 from evalkit.train.recipe import Recipe
@@ -48,7 +48,7 @@ class Trainer:
         torch.manual_seed(recipe.run.seed)
         self.model = GPT(recipe.model).to(self.device)
         self.attention = attention_path(self.device, self.precision)
-        self.objective = Objective(self.model, recipe.loss, self.precision == "bf16", self._counted())
+        self.objective = switches.objective(self.model, recipe.loss, self.precision == "bf16", corpus.shards[0])
         self.trained = dict(self.model.named_parameters()) | self.objective.parameters()
         ranks.same(p.data for p in self.trained.values())
         self._build_optimisers()
@@ -68,10 +68,6 @@ class Trainer:
     def average(self) -> dict[str, torch.Tensor]:
         """The exponential average of the weights by name; empty when the recipe has none."""
         return self.averages["ema"].tensors() if "ema" in self.averages else {}
-
-    def _counted(self) -> Any:
-        """Training tokens for the bigram table of complementary training."""
-        return self.corpus.shards[0] if self.recipe.loss.complementary else None
 
     def _choices(self, saved: checkpoint.Checkpoint | None) -> tuple[int, str]:
         """Threads and precision: those of the interrupted run if there is one, since both decide bits."""
@@ -118,11 +114,7 @@ class Trainer:
         found: dict[str, averages.Average] = {}
         if o.ema:
             found["ema"] = averages.Ema(params, o.ema)
-        if o.swa_from < 1:
-            found["swa"] = averages.Swa(params, o.swa_from, o.swa_every)
-        if o.lawa_keep:
-            found["lawa"] = averages.Lawa(params, o.lawa_keep, o.lawa_every)
-        return found
+        return found | switches.averages(params, o)
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         self.model.load_state_dict(saved.part("model."))
@@ -134,8 +126,7 @@ class Trainer:
             average.load(saved.tensors)
         self.step, self.elapsed = saved.facts["step"], saved.facts["elapsed"]
         self.history = saved.facts["history"]
-        if self.objective.qat is not None:
-            self.objective.qat.started = saved.facts["qat_started"]
+        self.objective.qat_started = saved.facts["qat_started"]
         if self.f < 1:
             self.log.say(f"resumed at step {self.step}")
 
@@ -151,7 +142,7 @@ class Trainer:
         tensors |= self.muon.state() | self.adam.state()
         facts = {"identity": self.identity(), "step": self.step, "elapsed": self.elapsed, "history": self.history}
         facts |= {"threads": self.threads, "precision": self.precision, "world_size": self.ranks.world}
-        facts["qat_started"] = None if self.objective.qat is None else self.objective.qat.started
+        facts["qat_started"] = self.objective.qat_started
         checkpoint.write(self.out, checkpoint.Checkpoint(tensors, facts))
 
     @property

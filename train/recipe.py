@@ -104,7 +104,7 @@ class Optim(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Loss(Table, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Helpers of the eval stack; none is in a record.  Evidence: train/objective.py and train/qat.py."""
+    """Helpers of the eval stack; none is in a record.  Evidence: train/switches/."""
 
     complementary: float = 0.0
     """alpha of 1 - alpha * p_bigram(target) (PR #803: 0.5); only pays with an n-gram expert at evaluation."""

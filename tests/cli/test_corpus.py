@@ -31,7 +31,7 @@ from evalkit.scoring.score import score
 from evalkit.stream import open_texts
 from evalkit.stream.corpus import build_corpus, parse_corpus, read_corpus, write_corpus, write_with_trusts
 from evalkit.stream.tokenizer import ByteTokenizer, open_tokenizer
-from evalkit.train.mutate import RAW, mutate
+from tests.mutate import RAW, mutate
 
 PREFIX = struct.Struct("<8sIII")
 SUBJECTS = ("The keeper", "A sailor", "My neighbour", "The engineer", "Nobody", "An old friend")

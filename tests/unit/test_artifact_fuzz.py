@@ -25,10 +25,10 @@ from evalkit.stream.text import Document
 from evalkit.stream.tokenizer import ByteTokenizer, open_tokenizer
 from evalkit.train import measure, tokenizer
 from evalkit.train.data.write import write_shards
-from evalkit.train.mutate import RAW, SEALED, json_leaf, mutate
 from evalkit.train.quant.plan import Coded, quantise
 from evalkit.train.recipe import Export
 from tests.kit import awake
+from tests.mutate import RAW, SEALED, json_leaf, mutate
 
 CONFIG = GPTConfig(vocab_size=285, layers=2, width=32, head_dim=16, rope_dims=8, gate_dims=6, max_seq_len=64)
 JSON = RAW | {"json_leaf": json_leaf}

@@ -13,10 +13,13 @@ from evalkit.models.ek.config import GPTConfig
 from evalkit.models.ek.grid import round_to_grid
 from evalkit.models.ek.model import GPT
 from evalkit.train.flops import flops_per_token, peak_flops
-from evalkit.train.objective import Moment, Objective, bigram_probabilities, crown_q
-from evalkit.train.qat import QuantAware, soft_round
+from evalkit.train.objective import Moment
 from evalkit.train.recipe import Loss
 from evalkit.train.schedule import decay_taper, momentum_at
+from evalkit.train.switches.complementary import bigram_probabilities
+from evalkit.train.switches.crown_q import crown_q
+from evalkit.train.switches.loss import Helped
+from evalkit.train.switches.qat import QuantAware, soft_round
 from tests.kit import awake
 
 CONFIG = GPTConfig(vocab_size=61, layers=2, width=32, head_dim=16, rope_dims=8, gate_dims=6)
@@ -32,8 +35,8 @@ def batch() -> torch.Tensor:
     return torch.randint(0, 61, (3, 17))
 
 
-def objective(gpt: GPT, tokens: np.ndarray | None = None, **loss: object) -> Objective:
-    return Objective(gpt, Loss(**loss), False, tokens)  # type: ignore[arg-type]
+def objective(gpt: GPT, tokens: np.ndarray | None = None, **loss: object) -> Helped:
+    return Helped(gpt, Loss(**loss), False, tokens)  # type: ignore[arg-type]
 
 
 def test_with_everything_off_it_is_the_mean_cross_entropy() -> None:

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from evalkit.train.averages import Average, Ema, Lawa, Swa
+from evalkit.train.averages import Average, Ema
 from evalkit.train.newton import orthogonalise
 from evalkit.train.optim import AdamW, Muon, is_table, layer_of
 from evalkit.train.ranks import ALONE
 from evalkit.train.recipe import NEWTON
+from evalkit.train.switches.lawa import Lawa
+from evalkit.train.switches.swa import Swa
 from tests.twins.optim import adamw_naive, ema_naive, normuon_naive, orthogonalise_naive, quintic_naive, turbo_naive
 
 TWINS = {"polar_express": orthogonalise_naive, "quintic": quintic_naive, "turbo": turbo_naive}

@@ -11,15 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benches.quant import lab, refine
+from benches.quant.generate import generated
 from evalkit.errors import BudgetError, InputError
 from evalkit.models.ek import coder, lqer
 from evalkit.models.ek.config import GPTConfig, parameter_shapes
 from evalkit.models.ek.grid import Grid, largest, round_to_grid
 from evalkit.models.ek.model import GPT
 from evalkit.stream.tokenizer import ByteTokenizer
-from evalkit.train.quant import lab, refine, target
+from evalkit.train.quant import target
 from evalkit.train.quant.calibrate import text_batches
-from evalkit.train.quant.generate import generated
 from evalkit.train.quant.gptq import gptq, solve
 from evalkit.train.quant.names import bits_and_k, is_grid
 from evalkit.train.recipe import Export

@@ -16,7 +16,7 @@ from evalkit.models.ek.config import GPTConfig, parameter_count, parameter_shape
 from evalkit.models.ek.container import read_artifact, write_artifact
 from evalkit.models.ek.door import ArtifactDoor
 from evalkit.models.ek.model import GPT
-from evalkit.models.ek.parts.neighbours import NOTHING, neighbours
+from evalkit.models.ek.switches.neighbours import NOTHING, neighbours
 from evalkit.train import tokenizer
 from evalkit.train.quant.plan import quantise
 from evalkit.train.recipe import Export
@@ -186,7 +186,7 @@ def test_a_document_does_not_reach_into_the_next_through_its_neighbours() -> Non
 @pytest.mark.parametrize("name", ["bigram hash", "skip-gram hash", "engram"])
 def test_hashed_parts_forget_the_document_before_bos(name: str) -> None:
     model = awake(config_of(name))
-    part = next(iter(model.hashes.values()))
+    part = next(iter(model.switches.hashes.values()))
     ids = torch.tensor([[10, 11, 12, BOS, 13, 14]])
     other = torch.tensor([[20, 21, 22, BOS, 13, 14]])
     x = torch.randn(1, 6, BASE.width)

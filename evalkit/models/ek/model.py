@@ -14,14 +14,10 @@ from torch import nn
 from evalkit.models.ek.config import GPTConfig, skips
 from evalkit.models.ek.parts.attention import rms_norm
 from evalkit.models.ek.parts.block import Block, Pass
-from evalkit.models.ek.parts.hashes import hash_parts
 from evalkit.models.ek.parts.reach import Banded, Causal, Reach
 from evalkit.models.ek.parts.smear import Smear
 from evalkit.models.ek.parts.unet import Skips
-from evalkit.models.ek.parts.values import ValueEmbedding
-
-NEIGHBOURS = 2
-"""Tokens left of a call that the hashed n-grams may look at."""
+from evalkit.models.ek.switches import Switches
 
 
 @dataclass(frozen=True)
@@ -50,10 +46,9 @@ class GPT(nn.Module):
         self.order_once, self.order_looped = config.order(looping=False), config.order()
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.smear = Smear(config) if config.smear else None
-        self.hashes = hash_parts(config)
-        for name, part in self.hashes.items():
+        self.switches = Switches(config)
+        for name, part in self.switches.parts.items():
             self.add_module(name, part)
-        self.values = ValueEmbedding(config) if config.value_embeds else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.unet = Skips(skips(config), config.width) if config.unet else None
         self.lm_head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
@@ -67,16 +62,7 @@ class GPT(nn.Module):
                 nn.init.zeros_(weight)
             elif name.startswith("blocks.") and name.endswith(".weight"):
                 nn.init.orthogonal_(weight)
-        self._init_optional()
-
-    def _init_optional(self) -> None:
-        """Added parts change no logit at the start, yet never have two zero factors in a row."""
-        for part in self.hashes.values():
-            nn.init.zeros_(part.get_parameter("table.weight"))
-            nn.init.orthogonal_(part.get_parameter("proj.weight"))
-        if self.values is not None:
-            nn.init.normal_(self.values.table.weight, std=0.01)
-            nn.init.zeros_(self.values.proj.weight)
+        self.switches.init_weights()
         if self.lm_head is not None:
             nn.init.normal_(self.lm_head.weight, std=0.005)
 
@@ -115,8 +101,8 @@ class GPT(nn.Module):
         reach = Banded(self.config, window, list(state.kept) if state else self.nothing_kept(raw), ids.shape[1])
         past = state.ids if state else None
         hidden = self._run(ids, raw, state.before if state else None, reach, past)
-        last = (ids if past is None else torch.cat((past, ids), dim=1))[:, -NEIGHBOURS:]
-        return hidden, BandState(window, tuple(reach.kept), raw[:, -1:], last if self.hashes else None)
+        last = (ids if past is None else torch.cat((past, ids), dim=1))[:, -self.switches.reach :]
+        return hidden, BandState(window, tuple(reach.kept), raw[:, -1:], last if self.switches.reach else None)
 
     def nothing_kept(self, like: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of no tokens, one pair for each executed layer."""
@@ -133,13 +119,11 @@ class GPT(nn.Module):
     ) -> torch.Tensor:
         """The one forward: raw embeddings [B, L, D] of ids to the final norm's output.
 
-        before: raw embedding of the token left of the call; past: ids left of it, for the hashed n-grams.
+        before: raw embedding of the token left of the call; past: ids left of it, for the switches.
         """
         x = raw if self.smear is None else self.smear(raw, ids, before)
-        for part in self.hashes.values():
-            x = part(x, ids, past)
-        x = rms_norm(x)
-        shared = Pass(x, reach, None if self.values is None else self.values(ids))
+        x = rms_norm(self.switches.inputs(x, ids, past))
+        shared = Pass(x, reach, self.switches.token_values(ids))
         return rms_norm(self._through(x, shared))
 
     def _through(self, x: torch.Tensor, shared: Pass) -> torch.Tensor:

@@ -1,1 +1,1 @@
-"""Which parts is the base model built of?  One file per part; train/model.py puts them together."""
+"""Which parts is the base model built of?  One file per part; model.py puts them together."""

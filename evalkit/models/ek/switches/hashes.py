@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from evalkit.models.ek.config import GPTConfig
-from evalkit.models.ek.parts.neighbours import NOTHING, neighbours
+from evalkit.models.ek.switches.neighbours import NOTHING, neighbours
 
 BIGRAM = (36313, 27191)
 SKIPGRAM = (44021, 31337)

@@ -1,0 +1,1 @@
+"""What else could quantisation do?  Grids, steps and calibration text that no artifact uses, for measuring."""
