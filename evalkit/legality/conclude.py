@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from evalkit.legality.effort import LEAST_COLUMNS, LEAST_FORKS, LEAST_FORKS_LATIN
-from evalkit.legality.probes.lab import Finding, Fork, Lab
+from evalkit.legality.probes.lab import Finding, Lab
 from evalkit.legality.probes.mass import mean_excess
 from evalkit.legality.probes.probe import command, size
 from evalkit.legality.rules import Rule
@@ -221,16 +221,6 @@ def _power(lab: Lab) -> dict[str, Any]:
             "gate_fraction": gate_fraction(len({(c.stream, c.length, c.cut) for c in lab.cuts})),
         },
     }
-
-
-def _families(lab: Lab, full: list[Fork]) -> dict[str, Any]:
-    """By kind of stream: cuts, sums over the vocabulary, and what a gate may still occupy of each."""
-    found = {}
-    for name in dict.fromkeys([c.stream for c in lab.cuts] + [f.stream for f in full]):
-        cuts, forks = sum(c.stream == name for c in lab.cuts), sum(f.stream == name for f in full)
-        gates = {"gate_fraction_causal": gate_fraction(cuts), "gate_fraction_normalised": gate_fraction(forks)}
-        found[name] = {"cuts": cuts, "full_forks": forks, **gates}
-    return found
 
 
 def _apply(rules: dict[str, Rule], verdict: Verdict, lab: Lab) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from evalkit.legality.effort import SCREEN_TOKENS
 from evalkit.legality.probes.lab import Fork, Lab, Scored
 from evalkit.legality.probes.positions import onset_positions, pick, strata
-from evalkit.legality.probes.probe import Outcome, Probe, mass_of, pack, replay
+from evalkit.legality.probes.probe import Probe, mass_of, pack, replay, summed
 from evalkit.legality.probes.suffix import compare
 from evalkit.legality.scorer import Float64, Int64
 
@@ -57,9 +57,7 @@ def estimate(lab: Lab, scored: Scored, position: int) -> float:
     asked = np.concatenate([likely, rest[: SCREEN_TOKENS // 2]])
     tokens = scored.stream.tokens if scored.order is not None else scored.stream.tokens[: position + 1]
     masses = mass_of(lab.box, tokens, position, asked)
-    limit = 1.0 + lab.tolerance.mass(len(tokens))
-    if masses.sum() > limit:
-        _report(lab, tokens, position, asked, masses, limit)
+    _suspect(lab, tokens, position, asked, masses)
     lab.screens += 1
     return float(masses[: len(likely)].sum() + masses[len(likely) :].mean() * len(rest))
 
@@ -80,8 +78,7 @@ def fork(lab: Lab, scored: Scored, position: int, stratum: str, *, keep: bool) -
         asked += len(block)
     total, full = float(masses.sum()), asked == len(candidates)
     lab.forks.append(Fork(scored.stream.name, len(scored.stream), position, stratum, total, full))
-    if total > limit:
-        _report(lab, tokens, position, candidates[:asked], masses, limit)
+    _suspect(lab, tokens, position, candidates[:asked], masses)
 
 
 def _earlier_scores(lab: Lab, scored: Scored, position: int, replays: Int64, scores: Float64, *, keep: bool) -> None:
@@ -108,16 +105,15 @@ def ranked(lab: Lab, scored: Scored, position: int) -> Int64:
     return merged if scored.order is None else merged[merged != lab.bos]
 
 
-def _report(lab: Lab, tokens: Int64, position: int, asked: Int64, masses: Float64, limit: float) -> None:
-    """Keep the fewest tokens that still prove it."""
+def _suspect(lab: Lab, tokens: Int64, position: int, asked: Int64, masses: Float64) -> None:
+    """A finding when the masses of the tokens ``asked`` sum to more than 1, with the fewest tokens that still prove it."""
+    outcome = summed(masses, position, len(tokens), lab.tolerance)
+    if not outcome.violated:
+        return
     by_mass = np.argsort(-masses, kind="stable")
-    enough = int(np.searchsorted(np.cumsum(masses[by_mass]), limit, side="right")) + 1
-    proof = np.sort(asked[by_mass[:enough]])
-    total = float(masses[by_mass[:enough]].sum())
-    what = f"{len(proof)} tokens that exclude each other at position {position} are given {total:.6f} in sum"
-    outcome = Outcome(value=float(masses.sum()), limit=limit, unit="probability", sentence=what)
-    probe = Probe(test="mass", tokens=pack(tokens), position=position, subset=proof.tolist())
-    lab.add("normalised", probe, outcome)
+    enough = by_mass[: int(np.searchsorted(np.cumsum(masses[by_mass]), outcome.limit, side="right")) + 1]
+    probe = Probe(test="mass", tokens=pack(tokens), position=position, subset=np.sort(asked[enough]).tolist())
+    lab.add("normalised", probe, summed(masses[enough], position, len(tokens), lab.tolerance))
 
 
 def first_target(lab: Lab, tokens: Int64) -> int:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from evalkit.errors import InputError
-from evalkit.legality.probes.tolerance import Tolerance
+from evalkit.legality.probes.tolerance import Tolerance, moves
 from evalkit.legality.scorer import Box, Float64, Int64
 
 INLINE = 64
@@ -136,20 +136,29 @@ def replay(box: Box, streams: Int64) -> Float64:
 
 def suffix_outcome(box: Box, tokens: Int64, other: Int64, position: int, tolerance: Tolerance) -> Outcome:
     """|L_t(tokens) - L_t(other)| in nats at ``position``."""
-    a, b = box.score(tokens)[position], box.score(other)[position]
-    moved = 0.0 if a == b else float(abs(a - b))
-    scale = float(min(abs(a), abs(b)))
+    a, b = (float(box.score(stream)[position]) for stream in (tokens, other))
+    return moved(tokens, other, position, a, b, tolerance)
+
+
+def moved(tokens: Int64, other: Int64, position: int, a: float, b: float, tolerance: Tolerance) -> Outcome:
+    """The verdict on one suffix: nats ``a`` booked in the one stream and ``b`` in the other."""
+    value, scale = float(moves(np.array(a), np.array(b))), min(abs(a), abs(b))
     limit = tolerance.same(scale) if len(tokens) == len(other) else tolerance.length(scale)
     first = first_difference(tokens, other)
-    what = f"the score of token {position} moves by {moved:.3g} nats when tokens from {first} on change"
-    return Outcome(value=moved, limit=limit, unit="nats", sentence=what)
+    what = f"the score of token {position} moves by {value:.3g} nats when tokens from {first} on change"
+    return Outcome(value=value, limit=limit, unit="nats", sentence=what)
 
 
 def mass_outcome(box: Box, tokens: Int64, position: int, subset: Int64, tolerance: Tolerance) -> Outcome:
     """Z over ``subset`` at ``position``."""
-    total = float(mass_of(box, tokens, position, subset).sum())
-    what = f"{len(subset)} tokens that exclude each other at position {position} are given {total:.6f} in sum"
-    return Outcome(value=total, limit=1.0 + tolerance.mass(len(tokens)), unit="probability", sentence=what)
+    return summed(mass_of(box, tokens, position, subset), position, len(tokens), tolerance)
+
+
+def summed(masses: Float64, position: int, length: int, tolerance: Tolerance) -> Outcome:
+    """The verdict on probabilities of tokens that exclude each other at one position of a stream of ``length``."""
+    total = float(masses.sum())
+    what = f"{len(masses)} tokens that exclude each other at position {position} are given {total:.6f} in sum"
+    return Outcome(value=total, limit=1.0 + tolerance.mass(length), unit="probability", sentence=what)
 
 
 def first_difference(a: Int64, b: Int64) -> int:

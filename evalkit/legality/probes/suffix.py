@@ -10,7 +10,7 @@ import numpy as np
 
 from evalkit.legality.probes.lab import Cut, Lab, Scored
 from evalkit.legality.probes.positions import edges, onset_positions, pick, strata
-from evalkit.legality.probes.probe import Outcome, Probe, first_difference, pack
+from evalkit.legality.probes.probe import Probe, first_difference, moved, pack
 from evalkit.legality.probes.tolerance import looks_like_rounding, moves
 from evalkit.legality.scorer import Float64, Int64
 
@@ -55,40 +55,35 @@ def try_cut(lab: Lab, scored: Scored, cut: int, kind: str) -> None:
 
 def compare(lab: Lab, scored: Scored, cut: int, kind: str, other: Int64, scores: Float64) -> None:
     """Book the largest move before ``cut``; a finding when it is beyond tolerance and is not rounding."""
-    before = scored.booked_before(cut)
-    moved = moves(scored.base[: len(scores)][before], scores[before])
-    where = np.arange(len(scored.stream))[before]
-    worst = int(moved.argmax()) if len(moved) else 0
-    value = float(moved[worst]) if len(moved) else 0.0
-    position = int(where[worst]) if len(moved) else 0
-    lab.cuts.append(Cut(scored.stream.name, len(scored.stream), cut, kind, value, position, len(moved)))
-    scale = np.minimum(np.abs(scored.base[: len(scores)][before]), 1e3)
-    same = len(other) == len(scored.stream)
-    limit = (lab.tolerance.same if same else lab.tolerance.length)(float(scale[worst]) if len(moved) else 0.0)
-    if value <= limit:
+    before, base = scored.booked_before(cut), scored.base[: len(scores)]
+    shifts, where = moves(base[before], scores[before]), np.arange(len(scored.stream))[before]
+    position = int(where[shifts.argmax()]) if len(shifts) else 0
+    tokens, name = scored.stream.tokens, scored.stream.name
+    lab.cuts.append(Cut(name, len(tokens), cut, kind, float(shifts.max(initial=0.0)), position, len(shifts)))
+    outcome = moved(tokens, other, position, float(base[position]), float(scores[position]), lab.tolerance)
+    if not len(shifts) or not outcome.violated:
         return
-    if not same and value < 1.0 and looks_like_rounding(_signed(scored, scores, before), scale, lab.tolerance):
+    scale = np.minimum(np.abs(base[before]), 1e3)
+    if (
+        len(other) != len(tokens)
+        and outcome.value < 1.0
+        and looks_like_rounding(_signed(base[before], scores[before]), scale, lab.tolerance)
+    ):
         lab.notes.append(
-            f"scores move by up to {value:.2g} nats with the stream's length, everywhere: taken as rounding"
+            f"scores move by up to {outcome.value:.2g} nats with the stream's length, everywhere: taken as rounding"
         )
         return
-    _report(lab, scored, other, position, Outcome(value=value, limit=limit, unit="nats", sentence=""))
-
-
-def _signed(scored: Scored, scores: Float64, before: Int64 | slice) -> Float64:
-    """Differences with their signs; 0 where both are minus infinity."""
-    a, b = scored.base[: len(scores)][before], scores[before]
-    return np.subtract(a, b, out=np.zeros(len(a)), where=a != b)
-
-
-def _report(lab: Lab, scored: Scored, other: Int64, position: int, raw: Outcome) -> None:
-    tokens = scored.stream.tokens
-    part = first_difference(tokens, other)
-    what = f"the score of token {position} moves by {raw.value:.3g} nats when tokens from {part} on change"
-    outcome = Outcome(value=raw.value, limit=raw.limit, unit="nats", sentence=what)
     ordered = scored.order is not None
-    probe = Probe(test="suffix", tokens=pack(tokens), other=pack(other), position=position, order=ordered)
-    lab.add("causal", probe, outcome)
+    lab.add(
+        "causal",
+        Probe(test="suffix", tokens=pack(tokens), other=pack(other), position=position, order=ordered),
+        outcome,
+    )
+
+
+def _signed(a: Float64, b: Float64) -> Float64:
+    """Differences with their signs; 0 where both are minus infinity."""
+    return np.subtract(a, b, out=np.zeros(len(a)), where=a != b)
 
 
 def rewrite(lab: Lab, scored: Scored, cut: int, kind: str) -> Int64:
