@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.errors import InputError
-from evalkit.legality.engine.record import check, kept_scores, record_checks
+from evalkit.legality.engine.record import Broken, check, kept_scores, record_checks, told
 from evalkit.legality.engine.setup import Setup, replay
 from evalkit.legality.verdict import Check
 from evalkit.scoring.journal import read_journal
@@ -28,7 +28,7 @@ def run_checks(folder: Path, run: RunRecord, setup: Setup, stream: Stream, *, wh
     if header is None:
         return [check("P7", "journal", "violated", f"{folder / 'journal.jsonl'} holds no whole line", "record")]
     checks = record_checks(folder, run, header, chunks, stream)
-    same = _fingerprints(run, setup, stream)
+    same = told("P7", "fingerprints", "record", lambda: _fingerprints(run, setup, stream))
     checks.append(same)
     if same.status == "ok" and (folder / "scores.f64").is_file():
         kept = kept_scores(folder, len(header["stages"]))
@@ -38,19 +38,13 @@ def run_checks(folder: Path, run: RunRecord, setup: Setup, stream: Stream, *, wh
     return [*checks, *_clock(run)]
 
 
-def _fingerprints(run: RunRecord, setup: Setup, stream: Stream) -> Check:
+def _fingerprints(run: RunRecord, setup: Setup, stream: Stream) -> str:
     """Do model, tokenizer and text that are opened now have the fingerprints of the run?"""
     now = {"model": setup.model.fingerprint, "tokenizer": stream.tokenizer.fingerprint, "text": stream.fingerprint}
-    wrong = [k for k, v in now.items() if run.fingerprint[k] != v]
-    if wrong:
-        return check(
-            "P7",
-            "fingerprints",
-            "violated",
-            f"the {wrong[0]} found now is not the one of the run, so its numbers cannot be checked",
-            "record",
-        )
-    return check("P7", "fingerprints", "ok", "model, tokenizer and text are those of the run", "record")
+    for name, found in now.items():
+        if run.fingerprint[name] != found:
+            raise Broken(f"the {name} found now is not the one of the run, so its numbers cannot be checked")
+    return "model, tokenizer and text are those of the run"
 
 
 def _replay(
