@@ -293,7 +293,7 @@ def _never_started(args: argparse.Namespace, fault: Exception) -> Verdict:
 def _logs(args: argparse.Namespace) -> int:
     """The figures of one log or of many; a table for many."""
     from evalkit.legality.logs import judge, patterns_of, read_log
-    from evalkit.legality.summary import markdown, print_logs
+    from evalkit.report.verdict import markdown, print_logs
 
     if args.target is not None:
         raise InputError(f"--log reads logs, without a TARGET; leave out '{args.target}'")
@@ -332,8 +332,7 @@ def _write(name: str | None, text: Callable[[], str]) -> None:
 
 
 def _say(verdict: Verdict, args: argparse.Namespace) -> int:
-    from evalkit.legality.page import render
-    from evalkit.legality.summary import markdown, print_verdict
+    from evalkit.report.verdict import markdown, print_verdict, render
 
     if args.html:
         Path(args.html).write_text(render(verdict), encoding="utf-8")

@@ -225,7 +225,7 @@ def _power(lab: Lab) -> dict[str, Any]:
 
 def _apply(rules: dict[str, Rule], verdict: Verdict, lab: Lab) -> None:
     """Severities turn broken laws into the verdict; a law that was not tested makes it inconclusive."""
-    results = {**verdict.laws, **verdict.ledgers}
+    results = verdict.results()
     for name, result in results.items():
         if result.status == "violated" and rules[name].severity != "violation":
             result.status = "warning"

@@ -79,9 +79,13 @@ class Verdict(msgspec.Struct, kw_only=True):
         """0 when legal, else 1: the answer is not yes."""
         return 0 if self.verdict == "legal" else 1
 
+    def results(self) -> dict[str, Result]:
+        """Laws and ledgers by name."""
+        return {**self.laws, **self.ledgers}
+
     def violated(self) -> set[str]:
         """Names of the laws and ledgers that are broken."""
-        return {name for name, result in {**self.laws, **self.ledgers}.items() if result.status == "violated"}
+        return {name for name, result in self.results().items() if result.status == "violated"}
 
     def to_json(self) -> str:
         """JSON with finite numbers only."""

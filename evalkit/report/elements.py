@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 LONGEST = 400
 """Characters of one value in a table; the files beside the page have the whole."""
@@ -21,15 +21,32 @@ def note(text: str) -> str:
     return f'<p class="dim">{escape(text)}</p>'
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """First column left, the others right."""
-    lines = (_row("td", row) for row in rows)
-    return f'<div class="wide"><table><thead>{_row("th", head)}</thead><tbody>{"".join(lines)}</tbody></table></div>'
+class Status(str):
+    """A cell that is coloured by what it says."""
+
+    KINDS: ClassVar = {
+        "ok": "ok",
+        "legal": "ok",
+        "violated": "bad",
+        "violation": "bad",
+        "warning": "warn",
+        "inconclusive": "warn",
+    }
+
+    def html(self) -> str:
+        return f'<span class="{self.KINDS.get(self, "dim")}">{escape(self)}</span>'
 
 
-def _row(cell: str, values: Sequence[str]) -> str:
-    kinds = ("", ' class="n"')
-    return "<tr>" + "".join(f"<{cell}{kinds[i > 0]}>{cut(v)}</{cell}>" for i, v in enumerate(values)) + "</tr>"
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False) -> str:
+    """First column left, the others right; ``words``: all left."""
+    lines = (_row("td", row, words) for row in rows)
+    return f'<div class="wide"><table><thead>{_row("th", head, words)}</thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _row(cell: str, values: Sequence[str], words: bool) -> str:
+    kinds = ("", "" if words else ' class="n"')
+    shown = (v.html() if isinstance(v, Status) else cut(v) for v in values)
+    return "<tr>" + "".join(f"<{cell}{kinds[i > 0]}>{v}</{cell}>" for i, v in enumerate(shown)) + "</tr>"
 
 
 def cut(text: str, most: int = LONGEST) -> str:

@@ -28,6 +28,7 @@ svg{width:100%;height:auto;display:block;margin:.4rem 0}svg text{fill:#222}.tick
 .name{font-size:12px}.grid{stroke:#e4e4e4}.axis{stroke:#555}.span{stroke:#1b1b1b;stroke-width:1.3;fill:none}
 .zero{stroke:#777;stroke-dasharray:4 3;fill:none}.legend{font-size:13px;margin:0 0 .8rem 3.5rem}
 .legend span{margin-right:1.1rem;white-space:nowrap}svg.key{display:inline;width:22px;margin-right:.35rem}
+pre{background:#f4f4f4;padding:.6rem;white-space:pre-wrap;word-break:break-all}.warn{color:#8a5a00}
 details{margin:.5rem 0}summary{cursor:pointer;color:#333}
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

@@ -37,6 +37,17 @@ class Points:
     spans: Sequence[tuple[float, float]]
 
 
+@dataclass(frozen=True)
+class Dot:
+    """One mark of a scatter plot, its title on hover."""
+
+    x: float
+    y: float
+    title: str
+    bad: bool = False
+    pale: bool = False
+
+
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers from low to high, evenly spaced."""
     if not high > low:
@@ -292,3 +303,31 @@ def front_plot(
         if i == chosen:
             parts.append(f'<circle {where} r="7" fill="none" stroke="{BAD}" stroke-width="1.6"/>')
     return _svg(parts, f"{y_label} over {x_label}")
+
+
+def scatter_plot(
+    dots: Sequence[Dot], span: tuple[float, float], x_label: str, y_label: str, level: float | None = None
+) -> str:
+    """Dots over x from 0 to 1 and y within ``span``, what is wrong in red; ``level``: a dashed line to compare with."""
+    frame = Frame(0.0, 1.0, *span, x_label, y_label)
+    parts = frame.axes() + ([] if level is None else [frame.level(level)])
+    for d in dots:
+        look = f'fill="{BAD if d.bad else COLOURS[0]}" fill-opacity="{0.4 if d.pale else 1}"'
+        at = f'cx="{frame.x(d.x):.1f}" cy="{frame.y(d.y):.1f}" r="3"'
+        parts.append(f"<circle {at} {look}><title>{escape(d.title[:200])}</title></circle>")
+    return _svg(parts, f"{y_label} over {x_label}")
+
+
+def strip_plot(count: int, marked: Sequence[int], position: int) -> str:
+    """A stream of ``count`` tokens as a bar: marked tokens in yellow, one position in red."""
+    cell = (WIDTH - 20) / max(1, count)
+
+    def box(at: float, y: int, height: int, width: float, fill: str) -> str:
+        return f'<rect x="{at:.1f}" y="{y}" width="{width:.1f}" height="{height}" fill="{fill}"/>'
+
+    parts = [box(10, 20, 22, WIDTH - 20, "#d0d7de")]
+    parts += [box(10 + i * cell, 20, 22, max(1.0, cell), COLOURS[4]) for i in marked]
+    parts.append(box(10 + position * cell, 14, 34, max(2.0, cell), BAD))
+    parts.append('<text class="tick" x="10" y="58">0</text>')
+    parts.append(f'<text class="tick" x="{WIDTH - 10}" y="58" text-anchor="end">{count}</text>')
+    return _svg(parts, f"a stream of {count} tokens", 62)

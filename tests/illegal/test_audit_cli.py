@@ -62,7 +62,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixtu
     text = page.read_text()
     assert text.count("<svg") >= 3
     assert "changed tokens in yellow" in text
-    assert not any(word in text for word in ("<script", "http", "src=", "@import"))
+    assert not any(word in text.replace("http-equiv", "") for word in ("<script", "http", "src=", "@import"))
     code, out, _ = said(capsys, "audit", "zoo:B9", "--reproduce", str(verdict))
     assert code == 1
     assert out.count("violated:") == len(json.loads(verdict.read_text())["evidence"])
