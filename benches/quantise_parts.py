@@ -19,6 +19,7 @@ from evalkit.errors import InputError
 from evalkit.models.ek import coder, lqer
 from evalkit.models.ek.grid import Grid, round_to_grid
 from evalkit.models.ek.model import GPT
+from evalkit.stream.shard import read_shard
 from evalkit.stream.tokenizer import Tokenizer, open_tokenizer
 from evalkit.train import checkpoint, measure
 from evalkit.train.data import Blocks
@@ -28,7 +29,6 @@ from evalkit.train.quant.calibrate import hessians, text_batches
 from evalkit.train.quant.gptq import gptq
 from evalkit.train.quant.names import bits_and_k, damping, is_grid
 from evalkit.train.recipe import Export, Recipe, load_recipe
-from evalkit.train.shards import read_shard
 from evalkit.train.text import read
 
 FIELD = {"matrix_bits": 6, "matrix_k": 12.85, "embed_bits": 8, "embed_k": 20.0}

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from evalkit.errors import InputError
-from evalkit.train.shards import write_durably
+from evalkit.stream.files import write_atomic
 
 NAME = "checkpoint.safetensors"
 
@@ -31,7 +31,7 @@ class Checkpoint:
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
     tensors = {n: t.detach().cpu().contiguous() for n, t in checkpoint.tensors.items()}
-    write_durably(folder / NAME, save(tensors, {"facts": json.dumps(checkpoint.facts)}))
+    write_atomic(folder / NAME, save(tensors, {"facts": json.dumps(checkpoint.facts)}))
 
 
 def read(folder: Path) -> Checkpoint | None:

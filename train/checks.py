@@ -16,11 +16,11 @@ import evalkit.models.ek
 from evalkit.errors import InputError, NoError
 from evalkit.models.ek.container import CAP_BYTES, read_artifact
 from evalkit.models.ek.parts.kernel import attention_path
+from evalkit.stream.files import write_atomic
 from evalkit.train import machine, size
 from evalkit.train.data import Corpus
 from evalkit.train.flops import flops_per_token, peak_flops
 from evalkit.train.recipe import Recipe
-from evalkit.train.shards import write_durably
 
 if TYPE_CHECKING:
     from evalkit.train.loop import Trainer
@@ -89,7 +89,7 @@ def record(out: Path, trainer: Trainer, before: Sequence[Finding], after: Sequen
     facts["checks"] = {"before": msgspec.to_builtins(list(before)), "after": msgspec.to_builtins(list(after))}
     facts["world_size"] = trainer.world_size
     facts["environment"]["attention"] = trainer.attention
-    write_durably(out / "run.json", json.dumps(facts, indent=1, sort_keys=True).encode())
+    write_atomic(out / "run.json", json.dumps(facts, indent=1, sort_keys=True).encode())
 
 
 def code_bytes() -> int:

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
+from evalkit.budget.hardware import known_gpu
 from evalkit.models.ek.config import GPTConfig
-
-# Dense bf16 peak in FLOP/s from NVIDIA's data sheets, by a part of the device's name; the first that fits is taken.
-PEAK_BF16 = (
-    ("H200", 989.4e12),
-    ("H100 PCIe", 756e12),
-    ("H100 NVL", 835e12),
-    ("H100", 989.4e12),
-    ("A100", 312e12),
-)
 
 
 def flops_per_token(config: GPTConfig, seq_len: int, looping: bool = True) -> float:
@@ -30,4 +22,5 @@ def peak_flops(device_name: str, precision: str) -> float | None:
     """Peak FLOP/s of a GPU in bf16, None where no data sheet is known here (every CPU)."""
     if precision != "bf16":
         return None
-    return next((peak for part, peak in PEAK_BF16 if part in device_name), None)
+    gpu = known_gpu(device_name)
+    return gpu and gpu.bfloat16

@@ -14,6 +14,7 @@ import torch
 from evalkit.errors import DivergenceError, InputError
 from evalkit.models.ek.model import GPT
 from evalkit.models.ek.parts.kernel import attention_path, preferred
+from evalkit.stream.files import write_atomic
 from evalkit.train import averages, checkpoint, data, machine, optim, switches
 from evalkit.train.data import Corpus
 from evalkit.train.flops import flops_per_token, peak_flops
@@ -23,7 +24,6 @@ from evalkit.train.progress import Log, Pace
 from evalkit.train.ranks import ALONE, Ranks
 from evalkit.train.recipe import Recipe
 from evalkit.train.schedule import decay_taper, lr_multiplier, momentum_at, progress
-from evalkit.train.shards import write_durably
 
 __all__ = ["Log", "Trainer", "write_facts"]
 
@@ -321,4 +321,4 @@ def _known(identity: str) -> list[Any]:
 
 def write_facts(out: Path, facts: dict[str, Any]) -> None:
     """DIR/run.json, durably."""
-    write_durably(out / "run.json", json.dumps(facts, indent=1, sort_keys=True).encode())
+    write_atomic(out / "run.json", json.dumps(facts, indent=1, sort_keys=True).encode())

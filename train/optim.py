@@ -7,13 +7,18 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from evalkit.train.newton import POLAR_EXPRESS, SAFETY, orthogonalise
+from evalkit.adapters.learners.optim import POLAR_EXPRESS, QUINTIC, SAFETY, newton_schulz
 from evalkit.train.ranks import ALONE, Ranks
 
-__all__ = ["POLAR_EXPRESS", "SAFETY", "AdamW", "Muon", "orthogonalise", "split_params"]
-
+METHODS = {"polar_express": POLAR_EXPRESS, "quintic": (QUINTIC,) * 5, "turbo": POLAR_EXPRESS[1:]}
+"""Coefficients of each Newton-Schulz step."""
 TABLES = ("embed.weight", "lm_head.weight")
 """Rows of these, and of every ``*.table.weight``, belong to tokens."""
+
+
+def orthogonalise(u: torch.Tensor, dtype: torch.dtype = torch.float32, method: str = "polar_express") -> torch.Tensor:
+    """Nearest semi-orthogonal matrices of u [n, rows, cols]."""
+    return newton_schulz(u, METHODS[method], SAFETY, dtype, balance=method == "turbo")
 
 
 class Muon:
@@ -23,7 +28,7 @@ class Muon:
     a bank and all get the whole.  State: one momentum tensor [n, rows, cols] per shape.
 
     row_norm: rows of the update to unit norm first (MuonEq-R, PR #1285, -0.001).  variance: NorMuon's decay of the row
-    second moment of O, 0 for none (0.6 % fewer steps in the speedrun).  method: see :mod:`evalkit.train.newton`.  cautious: decay
+    second moment of O, 0 for none (0.6 % fewer steps in the speedrun).  method: see :data:`METHODS`.  cautious: decay
     a weight only where the step shrinks it too (helps the speedrun, nothing in PR #375).
     """
 

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from evalkit.errors import InputError
+from evalkit.stream.files import write_atomic
 from evalkit.stream.pieces import SPACE_MARK
 from evalkit.stream.tokenizer import SentencePieceTokenizer
-from evalkit.train.shards import write_durably
 from evalkit.train.text import documents, is_held_out
 
 BOS = 1
@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
             out = Path(args.out.replace("{vocab}", str(size)))
             model = train_exactly(texts, size)
             out.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(out, model)
+            write_atomic(out, model)
             print(f"{out}: {size} pieces, {len(model)} bytes")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -6,7 +6,8 @@ Nothing here is measured on the target.  Two ways, each with its assumption in w
 * measured on a CPU: the forward's own count of operations over a share of the target's peak, and a floor for launching
   its kernels.
 
-Peaks: vendors' data sheets (dense, SXM boards).  Host work (experts, journal) is taken to cost what it costs here.
+Peaks: vendors' data sheets (dense, SXM boards unless named otherwise).  Host work (experts, journal) is taken to cost
+what it costs here.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ class Gpu:
     bandwidth: float
 
 
-GPUS = {
+GPUS = {  # the first whose name stands in the name that torch gives is taken
     "A100": Gpu("A100", 19.5e12, 312e12, 2.04e12),
-    "H100": Gpu("H100", 67e12, 989e12, 3.35e12),
-    "H200": Gpu("H200", 67e12, 989e12, 4.8e12),
+    "H100 PCIe": Gpu("H100 PCIe", 51e12, 756e12, 2.0e12),
+    "H100 NVL": Gpu("H100 NVL", 60e12, 835e12, 3.9e12),
+    "H100": Gpu("H100", 67e12, 989.4e12, 3.35e12),
+    "H200": Gpu("H200", 67e12, 989.4e12, 4.8e12),
     "B200": Gpu("B200", 75e12, 2250e12, 8.0e12),
 }
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evalkit.errors import InputError
-from evalkit.legality.rules import ARTIFACT_BYTES, ruleset
+from evalkit.legality.rules import ruleset
 from evalkit.legality.verdict import LAWS, LEDGERS, Check, Result, Verdict
+from evalkit.models.ek.container import CAP_BYTES
 
 SPLIT_BYTES = 151_080_891
 """UTF-8 bytes of the first 50,000 documents of the FineWeb validation split."""
@@ -327,5 +328,5 @@ def _artifact(log: Log) -> list[Check]:
     size = log.last("artifact_bytes")
     if size is None:
         return []
-    status = "ok" if size <= ARTIFACT_BYTES else "violated"
-    return [_check("artifact", "record", status, f"{size:,.0f} bytes of {ARTIFACT_BYTES:,}")]
+    status = "ok" if size <= CAP_BYTES else "violated"
+    return [_check("artifact", "record", status, f"{size:,.0f} bytes of {CAP_BYTES:,}")]

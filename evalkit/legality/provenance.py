@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from evalkit.adapters.experts.corpus import NEAR, UInt64, open_corpus, overlap, shingles
 from evalkit.errors import InputError, LegalityError
-from evalkit.legality.rules import ARTIFACT_BYTES
 from evalkit.legality.verdict import Check
+from evalkit.models.ek.container import CAP_BYTES
 from evalkit.stream.corpus import WORDS
 
 if TYPE_CHECKING:
@@ -174,8 +174,8 @@ def artifact_check(path: str) -> Check:
     if not Path(path).is_file():
         raise InputError(f"--artifact {path}: no such file")
     data = Path(path).read_bytes()
-    status = "ok" if len(data) <= ARTIFACT_BYTES else "warning"
-    detail = f"{len(data):,} bytes of at most {ARTIFACT_BYTES:,}, sha256 {hashlib.sha256(data).hexdigest()[:16]}"
+    status = "ok" if len(data) <= CAP_BYTES else "warning"
+    detail = f"{len(data):,} bytes of at most {CAP_BYTES:,}, sha256 {hashlib.sha256(data).hexdigest()[:16]}"
     return Check(test="T16", name="artifact", status=status, detail=detail)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from evalkit.errors import InputError, nearest
 
 UPSTREAM = "openai/parameter-golf"
-ARTIFACT_BYTES = 16_000_000
 """README, Artifact: code and compressed model together, decimal."""
 
 

@@ -5,7 +5,6 @@ Logits come first and know nothing of the targets; what a stack needs of each ro
 
 from __future__ import annotations
 
-import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 
 from evalkit.adapters.base import Bool, Needs
 from evalkit.errors import InputError
@@ -154,21 +154,19 @@ class WindowForward(LocalForward):
         if self._state is None or not self.plan.carries_on:
             return b""
         flat: list[torch.Tensor] = []
-        shape = _flatten(self._state, flat)
-        buffer = io.BytesIO()
-        arrays = _as_arrays(flat) | {"shape": np.frombuffer(json.dumps(shape).encode(), np.uint8)}
-        np.savez(buffer, allow_pickle=False, **arrays)
-        return buffer.getvalue()
+        shape = json.dumps(_flatten(self._state, flat)).encode()
+        named = {
+            f"t{i}": t.cpu().contiguous().clone() for i, t in enumerate(flat)
+        }  # the format allows no shared memory
+        return save({**named, "shape": torch.frombuffer(bytearray(shape), dtype=torch.uint8)})
 
     def restore(self, state: bytes) -> None:
         if not state:
             self._state = None
             return
-        with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
-            shape = json.loads(arrays["shape"].tobytes())
-            dtypes = arrays["dtypes"].tobytes().decode().split(",")
-            flat = [torch.from_numpy(arrays[f"t{i}"].copy()).view(getattr(torch, d)) for i, d in enumerate(dtypes)]
-        self._state = _unflatten(shape, iter([t.to(self.model.device) for t in flat]))
+        named = load(state)
+        shape = json.loads(named.pop("shape").numpy().tobytes())
+        self._state = _unflatten(shape, (named[f"t{i}"].to(self.model.device) for i in range(len(named))))
 
 
 def _booked(rows: torch.Tensor, windows: Sequence[Window]) -> torch.Tensor:
@@ -187,13 +185,6 @@ def _check_fit(model: Any, plan: Plan) -> None:
             f"plan {plan.name}: windows of {plan.context} tokens, but the model was made for at most {limit}; "
             f"write {plan.name}:{'window' if plan.carries else 'seq_len'}={limit}"
         )
-
-
-def _as_arrays(flat: list[torch.Tensor]) -> dict[str, np.ndarray]:
-    """Bytes of each tensor (bfloat16 has no numpy type) and the dtypes to restore."""
-    arrays = {f"t{i}": t.cpu().contiguous().view(torch.uint8).numpy() for i, t in enumerate(flat)}
-    names = ",".join(str(t.dtype).removeprefix("torch.") for t in flat)
-    return arrays | {"dtypes": np.frombuffer(names.encode(), np.uint8)}
 
 
 def _flatten(state: Any, flat: list[torch.Tensor]) -> Any:

@@ -13,6 +13,7 @@ from evalkit.report.elements import cut, note, section
 from evalkit.report.reliability import reliability
 from evalkit.report.stages import activity, along, contributions
 from evalkit.scoring.result import Result, RunRecord
+from evalkit.stream.files import write_atomic
 
 STYLE = """
 body{font:15px/1.5 system-ui,"Segoe UI","DejaVu Sans",sans-serif;color:#1b1b1b;background:#fff;max-width:860px;
@@ -39,9 +40,7 @@ def write_report(result: Result, stream: Any) -> Path:
     """Write ``report.html`` into the run's folder, whole or not at all.  ``stream``: what was scored."""
     assert result.folder is not None
     path = result.folder / "report.html"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(render(result, stream), encoding="utf-8", errors="backslashreplace")
-    temporary.replace(path)
+    write_atomic(path, render(result, stream).encode(errors="backslashreplace"))
     return path
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +18,7 @@ from evalkit.adapters.base import Float64
 from evalkit.errors import InputError
 from evalkit.scoring.ledger import BookedChunk
 from evalkit.scoring.statistics import paired_interval
+from evalkit.stream.files import write_atomic
 from evalkit.units import LN2, bits_per_byte, total_nats
 
 SCHEMA = 1
@@ -315,11 +315,5 @@ def read_documents(folder: Path) -> dict[str, list[Any]]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write whole or not at all: temporary name, fsync, rename."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Whole or not at all."""
+    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -7,11 +7,12 @@ The two newest are kept; a damaged one is passed over for the one before it.
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+
+from evalkit.stream.files import write_atomic
 
 MAGIC = b"EVKSTATE"
 _HEAD = struct.Struct("<8sII")
@@ -33,12 +34,7 @@ def save_snapshot(folder: Path, snapshot: Snapshot) -> int:
     header = json.dumps({"chunk": snapshot.chunk, "hi": snapshot.hi, "parts": table}).encode()
     blob = b"".join([_HEAD.pack(MAGIC, len(header), zlib.crc32(header)), header, *snapshot.parts.values()])
     final = folder / f"{snapshot.chunk:09d}.bin"
-    temporary = final.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(blob)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(final)
+    write_atomic(final, blob)
     for old in sorted(folder.glob("*.bin"))[:-2]:
         old.unlink()
     return len(blob)

@@ -152,9 +152,9 @@ READERS: dict[str, Callable[[Iterator[bytes], Path], Iterator[bytes]]] = {
 }
 
 
-def write_atomic(path: str | Path, pieces: Iterable[bytes | memoryview]) -> None:
-    """Write a file so that it is there whole or not at all; raises InputError when it cannot be written."""
-    path = Path(path)
+def write_atomic(path: str | Path, content: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write a file so that it is there whole or not at all, on disk; raises InputError when it cannot be written."""
+    path, pieces = Path(path), [content] if isinstance(content, bytes) else content
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from evalkit.train.shards import Tokens
+from evalkit.stream.shard import UInt16 as Tokens
 
 Int64 = npt.NDArray[np.int64]
 

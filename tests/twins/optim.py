@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from evalkit.train.newton import POLAR_EXPRESS, QUINTIC, SAFETY, Triples
+from evalkit.adapters.learners.optim import POLAR_EXPRESS, QUINTIC, SAFETY, Triple
 
 Float64 = npt.NDArray[np.float64]
 
@@ -33,7 +33,7 @@ def muon_naive(
 
 def quintic_naive(u: Float64) -> Float64:
     """Five steps of Muon's own triple on one matrix."""
-    return _steps(_wide(u) / (np.sqrt((u * u).sum()) * SAFETY + 1e-7), QUINTIC, u)
+    return _steps(_wide(u) / (np.sqrt((u * u).sum()) * SAFETY + 1e-7), (QUINTIC,) * 5, u)
 
 
 def turbo_naive(u: Float64) -> Float64:
@@ -47,7 +47,7 @@ def _wide(u: Float64) -> Float64:
     return u if u.shape[0] <= u.shape[1] else u.T
 
 
-def _steps(x: Float64, triples: Triples, u: Float64) -> Float64:
+def _steps(x: Float64, triples: tuple[Triple, ...], u: Float64) -> Float64:
     for a, b, c in triples:
         gram = x @ x.T
         x = a * x + b * gram @ x + c * gram @ gram @ x

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from evalkit.errors import InputError
 from evalkit.stream.manifest import document_hash, manifest_path, read_manifest
+from evalkit.stream.shard import read_shard, write_shard
 from evalkit.stream.text import Document
 from evalkit.stream.tokenizer import ByteTokenizer
 from evalkit.train import data
@@ -21,7 +22,6 @@ from evalkit.train.data import overlap
 from evalkit.train.data.__main__ import main
 from evalkit.train.data.coprime import compiled_gather
 from evalkit.train.data.write import write_shards
-from evalkit.train.shards import read_shard, write_shard
 from tests.twins.gather import gather as gather_naive
 
 TEXTS = [f"Document {i} says that {i * i} is the square of {i}, and that {i * 7 % 13} is not.\n" * 3 for i in range(60)]

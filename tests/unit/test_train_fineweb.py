@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from evalkit.errors import InputError
+from evalkit.stream.shard import MAGIC, read_shard, write_shard
 from evalkit.train.data.__main__ import main
 from evalkit.train.data.fineweb import Remote, download
-from evalkit.train.shards import MAGIC, read_shard, write_shard
 
 REPO = "someone/golf"
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from evalkit.train.averages import Average, Ema
-from evalkit.train.newton import orthogonalise
-from evalkit.train.optim import AdamW, Muon, is_table, layer_of
+from evalkit.train.optim import AdamW, Muon, is_table, layer_of, orthogonalise
 from evalkit.train.ranks import ALONE
 from evalkit.train.recipe import NEWTON
 from evalkit.train.switches.lawa import Lawa

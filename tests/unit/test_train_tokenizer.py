@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from evalkit.errors import InputError
 from evalkit.models.ek.container import read_artifact
+from evalkit.stream.shard import MAGIC, read_shard, write_shard
 from evalkit.train import data, tokenizer
-from evalkit.train.shards import MAGIC, read_shard, write_shard
 from evalkit.train.text import documents, is_held_out
 
 TINY = Path(__file__).parents[2] / "evalkit" / "assets" / "tiny.ek"

@@ -64,10 +64,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def tokenise(args: argparse.Namespace) -> None:
     """Training and held-out documents into ``train_*.bin`` and ``val_*.bin``, with the tokenizer beside them."""
+    from evalkit.stream.files import write_atomic
     from evalkit.stream.text import Document
     from evalkit.stream.tokenizer import open_tokenizer
     from evalkit.train.data.write import write_shards
-    from evalkit.train.shards import write_durably
     from evalkit.train.text import is_held_out_bytes, read
 
     opened = open_tokenizer(args.tokenizer)
@@ -93,7 +93,7 @@ def tokenise(args: argparse.Namespace) -> None:
             )
         tokens, size = sum(m.tokens for m in manifests), sum(m.bytes for m in manifests)
         print(f"{stem}: {len(manifests)} shards, {documents:,} documents, {tokens:,} tokens, {size:,} bytes")
-    write_durably(args.out / "tokenizer.model", opened.model_bytes)
+    write_atomic(args.out / "tokenizer.model", opened.model_bytes)
 
 
 def fineweb(args: argparse.Namespace) -> None:

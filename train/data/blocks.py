@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evalkit.errors import InputError
-from evalkit.train.shards import Tokens
+from evalkit.stream.shard import UInt16 as Tokens
 
 
 class Loader(Protocol):

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evalkit.errors import EvalkitError, InputError
-from evalkit.train.shards import Tokens
+from evalkit.stream.shard import UInt16 as Tokens
 
 Int64 = npt.NDArray[np.int64]
 ALPHA = (0.9, 0.5)

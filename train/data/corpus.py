@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from evalkit.errors import InputError
-from evalkit.stream.files import read_small
+from evalkit.stream.files import read_small, write_atomic
 from evalkit.stream.pieces import MODEL_LIMIT
+from evalkit.stream.shard import UInt16 as Tokens
+from evalkit.stream.shard import read_shard
 from evalkit.stream.text import Document
 from evalkit.stream.tokenizer import open_tokenizer
 from evalkit.train import tokenizer
 from evalkit.train.data.write import write_shards
-from evalkit.train.shards import Tokens, read_shard, write_durably
 from evalkit.train.text import is_held_out_bytes, read
 
 FORMAT = 1
@@ -165,10 +166,10 @@ def _tokenise(files: list[Path], folder: Path, vocab_size: int, permille: int, m
     opened = tokenizer.load(model)
     train = write_shards(iter(kept), opened, folder, "train")[0]
     val = write_shards(iter(held), opened, folder, "val")[0]
-    write_durably(folder / "tokenizer.model", model)
+    write_atomic(folder / "tokenizer.model", model)
     counts = {name: [len(m.documents.start), m.bytes] for name, m in (("train", train), ("val", val))}
     manifest = {"documents_bytes": counts, "val_bytes": val.bytes, "vocab_size": vocab_size}
-    write_durably(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+    write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 
 def _texts(documents: Sequence[Document]) -> Iterator[str]:

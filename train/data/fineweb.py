@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import InputError, nearest
-from evalkit.train.shards import read_shard
+from evalkit.stream.shard import read_shard
 
 HOST = "https://huggingface.co"
 REPO = "willdepueoai/parameter-golf"

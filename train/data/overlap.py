@@ -16,7 +16,8 @@ import numpy.typing as npt
 from evalkit.errors import InputError
 from evalkit.legality.provenance import NEAR, overlap_checks
 from evalkit.stream.manifest import manifest_path, read_manifest
-from evalkit.train.shards import Tokens, read_shard
+from evalkit.stream.shard import UInt16 as Tokens
+from evalkit.stream.shard import read_shard
 
 SPAN = 32
 """Tokens of a sequence; 13 words are 25 to 30 tokens at 1,024 pieces."""

@@ -13,9 +13,9 @@ from evalkit.errors import InputError
 from evalkit.stream.files import write_atomic
 from evalkit.stream.manifest import Manifest, TokenizerRecord, document_hash, file_sha256, manifest_path
 from evalkit.stream.read import encoded
+from evalkit.stream.shard import LARGEST, write_shard
 from evalkit.stream.text import Document
 from evalkit.stream.tokenizer import Tokenizer
-from evalkit.train.shards import LARGEST, write_shard
 
 SHARD_TOKENS = 100_000_000
 """The field's shard."""

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from torch import nn
 
 from evalkit.models.ek.model import GPT
+from evalkit.stream.shard import UInt16 as Tokens
 from evalkit.train.averages import Average
 from evalkit.train.objective import Objective
 from evalkit.train.recipe import Loss, Optim
-from evalkit.train.shards import Tokens
 from evalkit.train.switches.lawa import Lawa
 from evalkit.train.switches.loss import Helped
 from evalkit.train.switches.swa import Swa

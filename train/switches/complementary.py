@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from evalkit.train.shards import Tokens
+from evalkit.stream.shard import UInt16 as Tokens
 
 
 def bigram_probabilities(tokens: Tokens, vocab_size: int) -> torch.Tensor:

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from evalkit.models.ek.model import GPT
+from evalkit.stream.shard import UInt16 as Tokens
 from evalkit.train.objective import Moment, Objective
 from evalkit.train.recipe import Loss
-from evalkit.train.shards import Tokens
 from evalkit.train.switches.complementary import bigram_probabilities
 from evalkit.train.switches.crown_q import crown_q
 from evalkit.train.switches.mtp import NextNext

@@ -8,6 +8,7 @@ Quintic: Jordan et al. 2024 (Muon).  Polar Express: Amsel, Persson, Musco and Go
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -112,11 +113,25 @@ def coefficients(steps: int, polar: bool) -> tuple[Triple, ...]:
 
 def orthogonalise(g: Tensor, steps: int = 5, polar: bool = False) -> Tensor:
     """g float32 [n, rows, cols], n matrices of one shape at once -> as large, singular values near 1 (0 stays 0)."""
+    return newton_schulz(g, coefficients(steps, polar), SAFETY if polar else 1.0)
+
+
+def newton_schulz(
+    g: Tensor, triples: Iterable[Triple], margin: float, dtype: torch.dtype | None = None, balance: bool = False
+) -> Tensor:
+    """One step per triple, in ``dtype`` (None: that of g), on g [n, rows, cols] over its Frobenius norm times ``margin``.
+
+    ``balance`` (Turbo-Muon) scales row i by (sum_j |X X^T|_ij)^-1/2 first; that bounds the norm by 1 and brings singular
+    values nearer together, so that the first and steepest step may be left out.
+    """
     tall = g.shape[-2] > g.shape[-1]
     x = g.mT if tall else g
-    margin = SAFETY if polar else 1.0
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * margin + 1e-7)
-    for a, b, c in coefficients(steps, polar):
+    if balance:
+        x = x * (x @ x.mT).abs().sum(-1, keepdim=True).clamp_min(1e-14).rsqrt()
+    x = x if dtype is None else x.to(dtype)
+    for a, b, c in triples:
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x
+    x = x.to(g.dtype)
     return x.mT if tall else x

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from evalkit.legality.engine.setup import Setup, fresh, lanes_of, replay, stream_of
-from evalkit.legality.rules import ARTIFACT_BYTES
 from evalkit.legality.verdict import Check
 from evalkit.models.base import SizedModel
+from evalkit.models.ek.container import CAP_BYTES
 from evalkit.stream import Stream
 
 BATCH_TOLERANCE = 2e-3
@@ -74,8 +74,8 @@ def artifact(model: Any) -> Check:
         return Check(
             test="T16", name="artifact size", status="not-tested", detail="the checkpoint does not say its size"
         )
-    status = "ok" if model.size_bytes <= ARTIFACT_BYTES else "warning"
-    detail = f"{model.size_bytes:,} bytes of at most {ARTIFACT_BYTES:,} (code is not counted here)"
+    status = "ok" if model.size_bytes <= CAP_BYTES else "warning"
+    detail = f"{model.size_bytes:,} bytes of at most {CAP_BYTES:,} (code is not counted here)"
     return Check(test="T16", name="artifact size", status=status, detail=detail)
 
 
