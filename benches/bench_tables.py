@@ -12,10 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from sysconfig import get_paths
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -40,6 +44,27 @@ TARGETS = {
 }
 
 
+@cache
+def tables() -> Any:
+    """The module csrc/bench/tables.cpp: the count table alone, and the floor of the machine.  Built here, shipped nowhere."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    import pybind11
+
+    csrc, out = Path(__file__).parents[1] / "csrc", Path(mkdtemp()) / "tables.so"
+    sources = [csrc / "bench/tables.cpp", *sorted((csrc / "core").glob("gram_table*.cpp")), csrc / "core/pages.cpp"]
+    include = [f"-I{pybind11.get_include()}", f"-I{get_paths()['include']}"]
+    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-fvisibility=hidden", "-shared", "-fPIC"]
+    flags += ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
+    subprocess.run(["c++", *flags, *include, *map(str, sources), "-o", str(out)], check=True)
+    spec = spec_from_file_location("tables", out)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def cost(work: Callable[[], Any], tokens: int) -> float:
     """CPU nanoseconds of this thread per token."""
     begin = time.thread_time()
@@ -49,7 +74,7 @@ def cost(work: Callable[[], Any], tokens: int) -> float:
 
 def floor_of(size: int, tokens: int = 300_000) -> float:
     """Nanoseconds of six random read-modify-writes in a region of ``size`` bytes: median of 3."""
-    probe = _native.Probe(bytes=size)
+    probe = tables().Probe(bytes=size)
     return statistics.median(cost(lambda: probe.touch(ORDERS * tokens), tokens) for _ in range(3))
 
 
@@ -67,7 +92,7 @@ def measured(costs: list[float], size: int, tokens: int) -> dict[str, Any]:
     }
 
 
-def count_all(table: _native.GramTable, x: np.ndarray) -> None:
+def count_all(table: Any, x: np.ndarray) -> None:
     table.start(int(x[0]))
     for lo in range(1, len(x), CHUNK):
         table.count(x[lo : lo + CHUNK])
@@ -78,7 +103,7 @@ def table_row(x: np.ndarray, vocab: int, repeats: int, expected: int) -> dict[st
     costs, table = [], None
     for _ in range(repeats + 1):
         table = None
-        table = _native.GramTable(vocab=vocab, max_order=ORDERS + 1, bytes=6 * GIB, expected_tokens=expected)
+        table = tables().GramTable(vocab=vocab, max_order=ORDERS + 1, bytes=6 * GIB, expected_tokens=expected)
         costs.append(cost(lambda t=table: count_all(t, x), len(x)))
     assert table is not None
     return measured(costs, table.bytes, len(x)) | {"grams": table.grams, "rebuilds": table.rebuilds}

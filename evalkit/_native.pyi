@@ -66,47 +66,6 @@ def exp_values(x: Float64, *, isa: str = "") -> Float64:
 def smallest_table(vocab: int, max_order: int) -> int:
     """Smallest memory bound of a context table, bytes."""
 
-class GramTable:
-    """Exact counts of n-grams of 1..max_order tokens.  When ``bytes`` are used up it freezes: nothing is counted."""
-
-    def __init__(self, *, vocab: int, max_order: int, bytes: int, expected_tokens: int = 0) -> None: ...
-    def start(self, token: int) -> None:
-        """Forget everything; ``token`` is context and is not counted."""
-
-    def count(self, tokens: Int32) -> Uint32:
-        """Count tokens in order.  Returns uint32 [n, max_order, 2], before each is counted: its count after the
-        context of order k, and the total of that context."""
-
-    def followers(self, order: int) -> tuple[Uint32, Uint32]:
-        """Tokens that followed the current context, ascending, and how often."""
-
-    def append(self, other: GramTable) -> bool:
-        """Go on with the other table's text.  False when a frozen table makes that impossible."""
-
-    def write(self) -> bytes:
-        """Settings and counted text, with a checksum."""
-
-    @staticmethod
-    def read(data: bytes) -> GramTable:
-        """ValueError, with the reason, when the bytes are damaged."""
-
-    @property
-    def bytes(self) -> int: ...
-    @property
-    def length(self) -> int: ...
-    @property
-    def frozen_at(self) -> int: ...
-    @property
-    def grams(self) -> int: ...
-    @property
-    def rebuilds(self) -> int: ...
-
-class Probe:
-    """Random read-modify-writes of cache lines, fetched ahead: the floor under every table of that size."""
-
-    def __init__(self, *, bytes: int) -> None: ...
-    def touch(self, n: int) -> int: ...
-
 class DirichletPpm:
     def __init__(
         self,

@@ -38,7 +38,7 @@ that one is computed while the other is scored."""
 
 
 @dataclass
-class Lane:
+class Worker:
     """One rank's work.  ``spans``: (verb, begin, end) in seconds of the wall clock, for the trace."""
 
     rank: int
@@ -47,10 +47,10 @@ class Lane:
     spans: list[tuple[str, float, float]] = field(default_factory=list)
 
 
-def choose(lanes: list[Lane]) -> Lane | None:
-    """The lane for the next unit: the least busy; rank 0 last among equals, it has the experts to run."""
-    free = [lane for lane in lanes if lane.queued < QUEUED]
-    return min(free, key=lambda lane: (lane.queued, lane.rank == 0, lane.units, lane.rank)) if free else None
+def choose(workers: list[Worker]) -> Worker | None:
+    """The worker for the next unit: the least busy; rank 0 last among equals, it has the experts to run."""
+    free = [worker for worker in workers if worker.queued < QUEUED]
+    return min(free, key=lambda worker: (worker.queued, worker.rank == 0, worker.units, worker.rank)) if free else None
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Crew:
                 f"plan {plan.name}: with segment=0 every block needs the one before it, so {job.size} ranks cannot "
                 "share it; use segment=8192, or --nproc 1"
             )
-        self.lanes = [Lane(rank) for rank in range(job.size)]
+        self.workers = [Worker(rank) for rank in range(job.size)]
         self.job, self.forwards = job, tuple(forwards)
         self._lines, self._chunks, self._ahead = lines, chunks, ahead and not plan.carries_on
         self._cuts: Iterator[tuple[int, Chunk, tuple[Window, ...]]] | None = None
@@ -119,10 +119,10 @@ class Crew:
         rows = [rank_stats(self.job)]
         if self._lines.lost is None and not self._lines.stopping():
             rows += [self._lines.ask(rank, "stats") for rank in self._lines.peers]
-        for row, lane in zip(rows, self.lanes, strict=False):
-            row["units"] = lane.units
-            row["busy_seconds"] = round(sum(end - begin for _, begin, end in lane.spans), 6)
-            lane.spans += [(verb, begin, end) for verb, begin, end in row.pop("spans", [])]
+        for row, worker in zip(rows, self.workers, strict=False):
+            row["units"] = worker.units
+            row["busy_seconds"] = round(sum(end - begin for _, begin, end in worker.spans), 6)
+            worker.spans += [(verb, begin, end) for verb, begin, end in row.pop("spans", [])]
         return rows
 
     def snapshot(self, sweep: int) -> bytes:
@@ -153,7 +153,7 @@ class Crew:
     def _feed(self) -> None:
         """Give work to ranks that have room, in stream order, as far as its rows may take memory."""
         assert self._cuts is not None
-        while (lane := choose(self.lanes)) is not None:
+        while (worker := choose(self.workers)) is not None:
             self._cut = self._cut or next(self._cuts, None)
             if self._cut is None or (self._cut[1].index > self._reading and not self._ahead):
                 return
@@ -166,24 +166,24 @@ class Crew:
             state = self._left.pop(sweep, b"") if forward.continues(windows) else b""
             unit = Unit(next(self._numbers), sweep, chunk.index, windows, forward.ask(chunk, lo, hi), state)
             self.out.append(Out(unit, size))
-            self._give(unit, lane)
+            self._give(unit, worker)
 
-    def _give(self, unit: Unit, lane: Lane) -> None:
-        lane.queued, lane.units = lane.queued + 1, lane.units + 1
-        if lane.rank == 0:
+    def _give(self, unit: Unit, worker: Worker) -> None:
+        worker.queued, worker.units = worker.queued + 1, worker.units + 1
+        if worker.rank == 0:
             self._own.put(unit)
         else:
             arrays, values = unit.pack()
-            self._lines.send(lane.rank, "run", arrays, **values)
+            self._lines.send(worker.rank, "run", arrays, **values)
 
     def _wait(self, head: Out) -> Done:
         while not head.ready:
             done = self._lines.next()
-            lane, out = self.lanes[done.rank], self.out[done.unit - head.unit.number]
-            lane.spans.append(("forward", done.begin, done.end))
+            worker, out = self.workers[done.rank], self.out[done.unit - head.unit.number]
+            worker.spans.append(("forward", done.begin, done.end))
             out.ready.append(done)
             if not done.hi:
-                lane.queued -= 1
+                worker.queued -= 1
                 if len(done.arrays["left"]):
                     self._left[out.unit.sweep] = done.arrays["left"].tobytes()
                 self._feed()
@@ -242,4 +242,4 @@ class ShardedForward:
         return self._crew.stats()
 
     def tracks(self) -> dict[int, list[tuple[str, float, float]]]:
-        return {lane.rank: lane.spans for lane in self._crew.lanes}
+        return {worker.rank: worker.spans for worker in self._crew.workers}

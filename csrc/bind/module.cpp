@@ -7,11 +7,10 @@ void bind_agree(py::module_& m);
 void bind_bias(py::module_& m);
 void bind_corpus(py::module_& m);
 void bind_floats(py::module_& m);
-void bind_hedge(py::module_& m);
+void bind_mixer(py::module_& m);
 void bind_match(py::module_& m);
 void bind_ppm(py::module_& m);
 void bind_rows(py::module_& m);
-void bind_tables(py::module_& m);
 void bind_tilt(py::module_& m);
 
 PYBIND11_MODULE(_native, m) {
@@ -20,10 +19,9 @@ PYBIND11_MODULE(_native, m) {
     bind_bias(m);
     bind_corpus(m);  // before bind_ppm: a default of its arguments is one
     bind_floats(m);
-    bind_hedge(m);
+    bind_mixer(m);
     bind_match(m);
     bind_ppm(m);
     bind_rows(m);
-    bind_tables(m);
     bind_tilt(m);
 }

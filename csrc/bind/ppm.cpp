@@ -189,6 +189,7 @@ void bind_learned(py::module_& m, const char* name) {
 void bind_ppm(pybind11::module_& m) {
     namespace py = pybind11;
     using namespace evalkit::bind;
+    m.def("smallest_table", &evalkit::GramTable::smallest, py::arg("vocab"), py::arg("max_order"));
     py::class_<DirichletFace>(m, "DirichletPpm")
         .def(py::init([](std::uint32_t vocab, std::vector<int> orders, std::vector<double> strength,
                          std::uint32_t min_count, std::size_t bytes, std::size_t expected_tokens) {

@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "backoff_counts.hpp"
+#include "ngram_counts.hpp"
 
 namespace evalkit {
 

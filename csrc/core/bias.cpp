@@ -10,7 +10,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "lane_sum.hpp"
+#include "column_sum.hpp"
 #include "rows.hpp"
 #include "vectors.hpp"
 
@@ -47,7 +47,7 @@ EVALKIT_INLINE void load_p(const double* from, double, typename Vector<N>::D& p)
 EVALKIT_INLINE double one_p(float cell, double factor) { return static_cast<double>(cell) * factor; }
 EVALKIT_INLINE double one_p(double cell, double) { return cell; }
 
-// all[i] = sum_v p_i(v) f(v) for R rows from `first` on, in the order of lane_sum.
+// all[i] = sum_v p_i(v) f(v) for R rows from `first` on, in the order of column_sum.
 template <int N, int R, class Cell>
 EVALKIT_INLINE void normalisers(const Stride<Cell>& rows, std::size_t first, const double* f, double* all) {
     using D = typename Vector<N>::D;
@@ -247,10 +247,10 @@ void LogBias::predict(const double* p, double* out) {
     const Previous* here = previous();
     double all = 0.0;
     if (here == nullptr) {
-        all = lane_sum(vocab, [&](std::size_t v) { return out[v] = p[v] * factor[v]; });
+        all = column_sum(vocab, [&](std::size_t v) { return out[v] = p[v] * factor[v]; });
     } else {
         exp_values(here->bias.get(), vocab, out, widest_isa());
-        all = lane_sum(vocab, [&](std::size_t v) { return out[v] = p[v] * factor[v] * out[v]; });
+        all = column_sum(vocab, [&](std::size_t v) { return out[v] = p[v] * factor[v] * out[v]; });
     }
     const double inverse = 1.0 / all;
     for (std::size_t v = 0; v < vocab; ++v) out[v] *= inverse;

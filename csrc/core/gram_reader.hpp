@@ -63,7 +63,7 @@ class GramReader {
     int seen_ = 0;
     int found_ = 0;
     std::array<std::uint32_t, kMaxOrder + 2> total_{}, distinct_{}, hit_{}, followers_{};
-    std::array<std::uint32_t, kMaxOrder + 2> gram_{}, child_{};  // names of lanes: of the last token's n-grams, of asked_'s
+    std::array<std::uint32_t, kMaxOrder + 2> gram_{}, child_{};  // names of slots: of the last token's n-grams, of asked_'s
 };
 
 }  // namespace evalkit

@@ -8,7 +8,7 @@ namespace evalkit {
 
 namespace {
 
-constexpr std::uint32_t kLink = 0xFFFFFFFFu;  // key of the last lane when val names the next line of the chain
+constexpr std::uint32_t kLink = 0xFFFFFFFFu;  // key of the last slot when val names the next line of the chain
 constexpr std::uint32_t kOne = 256;  // one count, above the followers' byte
 constexpr std::uint32_t kNew = kOne | 1;
 constexpr std::uint32_t kTooWide = 0x80000000u;
@@ -59,13 +59,13 @@ void GramTable::look_ahead(const std::int32_t* tokens, std::size_t n) {
 
 std::uint32_t* GramTable::search(std::uint32_t home, std::uint32_t key, int* index) const {
     int base = 0;
-    for (Line* line = &lines_[home];; line = spill_at(line->val[kLanes - 1]), base += kLanes - 1) {
-        const unsigned m = lanes_equal(line->key, key);
+    for (Line* line = &lines_[home];; line = spill_at(line->val[kSlots - 1]), base += kSlots - 1) {
+        const unsigned m = slots_equal(line->key, key);
         if (m != 0) {
             *index = base + lowest(m);
             return &line->val[lowest(m)];
         }
-        if (line->key[kLanes - 1] != kLink) return nullptr;
+        if (line->key[kSlots - 1] != kLink) return nullptr;
     }
 }
 
@@ -89,13 +89,13 @@ inline void GramTable::look_up_here(std::uint32_t token) {
     std::size_t k = 2;
     for (; k <= seen; ++k) {
         Line* line = &lines[home[k]];
-        const unsigned m = lanes_equal(line->key, prefix[k - 1] | own);
+        const unsigned m = slots_equal(line->key, prefix[k - 1] | own);
         int index = 0;
         if (m != 0) {
             index = lowest(m);
             value[k] = &line->val[index];
         } else {
-            if (line->key[kLanes - 1] != kLink) break;
+            if (line->key[kSlots - 1] != kLink) break;
             value[k] = search(home[k], prefix[k - 1] | own, &index);
             if (value[k] == nullptr) break;
         }
@@ -153,7 +153,7 @@ void GramTable::followers(int order, std::vector<std::uint32_t>& tokens, std::ve
     tokens.resize(kept);
 }
 
-// Give every new n-gram of this position a lane.  It is seen once now, and will have one follower when it is seen
+// Give every new n-gram of this position a slot.  It is seen once now, and will have one follower when it is seen
 // again: both are written at once.  False when one would lie too deep to be named; then none is left with a count.
 inline bool GramTable::take_new(std::uint32_t token, int last) {
     moved_ = false;
@@ -168,7 +168,7 @@ inline bool GramTable::take_new(std::uint32_t token, int last) {
     for (; k <= end; ++k) {
         Line* line = &lines[home[k]];
         const std::uint32_t key = prefix[k - 1] | own;
-        const unsigned open = lanes_equal(line->key, 0);
+        const unsigned open = slots_equal(line->key, 0);
         int index = 0;
         if (open != 0) {
             index = lowest(open);
@@ -180,60 +180,60 @@ inline bool GramTable::take_new(std::uint32_t token, int last) {
         }
         child[k] = static_cast<std::uint32_t>(index) << shift;
     }
-    lanes_used_ += k - from;
+    slots_used_ += k - from;
     if (moved_) relocate(static_cast<int>(k) - 1);
     if (k > end) return true;
-    for (std::size_t j = from; j < k; ++j) *lane_value(home[j], index_of(child[j])) = 0;
+    for (std::size_t j = from; j < k; ++j) *slot_value(home[j], index_of(child[j])) = 0;
     return false;
 }
 
 void GramTable::relocate(int last) {
     const std::uint32_t *home = addresses(length_), *before = addresses(length_ - 1);
     for (std::size_t k = 2; k <= static_cast<std::size_t>(std::min(found_, last)); ++k)
-        child_value()[k] = lane_value(home[k], index_of(child()[k]));
+        child_value()[k] = slot_value(home[k], index_of(child()[k]));
     for (std::size_t k = 2; k < static_cast<std::size_t>(seen_); ++k)
-        gram_value()[k] = lane_value(before[k], index_of(gram()[k]));
+        gram_value()[k] = slot_value(before[k], index_of(gram()[k]));
 }
 
-// The first line is full.  A full last line gives its last lane to a new line, to make place for the link; the moved
-// lane keeps its index: 7 lanes a line, and an eighth in the last.  Returns the index, -1 when it lies too deep.
+// The first line is full.  A full last line gives its last slot to a new line, to make place for the link; the moved
+// slot keeps its index: 7 slots a line, and an eighth in the last.  Returns the index, -1 when it lies too deep.
 int GramTable::insert_in_chain(std::uint32_t home, std::uint32_t key) {
     int base = 0;
     Line* line = &lines_[home];
     unsigned open = 0;
     while (open == 0) {
-        if (line->key[kLanes - 1] != kLink) {
+        if (line->key[kSlots - 1] != kLink) {
             const std::uint32_t index = spill_used_++;
             spill_.reserve(spill_used_);
             Line* next = spill_at(index);
             std::memset(static_cast<void*>(next), 0, sizeof(Line));
-            next->key[0] = line->key[kLanes - 1];
-            next->val[0] = line->val[kLanes - 1];
-            line->key[kLanes - 1] = kLink;
-            line->val[kLanes - 1] = index;
+            next->key[0] = line->key[kSlots - 1];
+            next->val[0] = line->val[kSlots - 1];
+            line->key[kSlots - 1] = kLink;
+            line->val[kSlots - 1] = index;
             moved_ = true;
         }
-        line = spill_at(line->val[kLanes - 1]);
-        base += kLanes - 1;
-        open = lanes_equal(line->key, 0);
+        line = spill_at(line->val[kSlots - 1]);
+        base += kSlots - 1;
+        open = slots_equal(line->key, 0);
     }
-    const int lane = lowest(open);
-    if (base + lane >= kVirtual) return -1;
-    line->key[lane] = key;
-    line->val[lane] = kNew;
-    return base + lane;
+    const int slot = lowest(open);
+    if (base + slot >= kVirtual) return -1;
+    line->key[slot] = key;
+    line->val[slot] = kNew;
+    return base + slot;
 }
 
-std::uint32_t* GramTable::lane_value(std::uint32_t home, int index) const {
+std::uint32_t* GramTable::slot_value(std::uint32_t home, int index) const {
     Line* line = &lines_[home];
-    while (index >= kLanes - 1 && line->key[kLanes - 1] == kLink) {
-        line = spill_at(line->val[kLanes - 1]);
-        index -= kLanes - 1;
+    while (index >= kSlots - 1 && line->key[kSlots - 1] == kLink) {
+        line = spill_at(line->val[kSlots - 1]);
+        index -= kSlots - 1;
     }
     return &line->val[index];
 }
 
-// Count `token`, whose new n-grams have lanes, and read the contexts of the next position on the way: each n-gram that
+// Count `token`, whose new n-grams have slots, and read the contexts of the next position on the way: each n-gram that
 // was found was followed as often as it was seen before now.
 inline void GramTable::count_found(std::uint32_t token) {
     const auto found = static_cast<std::size_t>(found_), seen = static_cast<std::size_t>(seen_);
@@ -320,7 +320,7 @@ inline void GramTable::add_here(std::uint32_t token) {
     }
     count_found(token);
     step(token);
-    if (lanes_used_ > crowded_ && !rebuilding_) grow();
+    if (slots_used_ > crowded_ && !rebuilding_) grow();
 }
 
 void GramTable::add(std::uint32_t token) {

@@ -1,6 +1,6 @@
 // How often was each n-gram seen, exactly, and by how many different tokens was it followed?
 //
-// One lane per distinct n-gram serves two roles.  As a pair, its count is n(v | context): how often v followed.  As a
+// One slot per distinct n-gram serves two roles.  As a pair, its count is n(v | context): how often v followed.  As a
 // context, it was followed as often as it was seen, apart from its last occurrence when that ends the text.  So
 // N(context) = sum over v of n(v | context) holds by construction, and a step costs one line of 64 bytes per order.
 //
@@ -8,10 +8,10 @@
 //
 //     address = prefix address * odd + scatter(token)   (modulo the number of lines)
 //
-// so no memory is read to know where to look, and the lines of a whole chunk can be fetched ahead.  A lane's key is the
-// token and the index of the prefix's lane inside the chain at the prefix's address.  By induction the key names the
+// so no memory is read to know where to look, and the lines of a whole chunk can be fetched ahead.  A slot's key is the
+// token and the index of the prefix's slot inside the chain at the prefix's address.  By induction the key names the
 // n-gram exactly: undo the formula, which an odd factor allows, to get the prefix address; the index picks the prefix
-// among the lanes that share that address; the prefix is named the same way, down to single tokens, whose addresses are
+// among the slots that share that address; the prefix is named the same way, down to single tokens, whose addresses are
 // assigned.  The hash picks the slot and never decides identity.  (Quotienting: Cleary 1984; Darragh, Cleary, Witten,
 // "Bonsai", 1993.)
 //
@@ -24,21 +24,21 @@
 #include <cstdint>
 #include <vector>
 
-#include "lanes.hpp"
+#include "slots.hpp"
 #include "pages.hpp"
 
 namespace evalkit {
 
 #define EVALKIT_INLINE __attribute__((always_inline)) inline
 
-constexpr int kLanes = 8;
+constexpr int kSlots = 8;
 constexpr int kMaxOrder = 24;
 constexpr std::uint32_t kMaxVocab = 1u << 18;
 constexpr std::uint32_t kMaxDistinct = 255;  // the number of followers is kept up to here
 
 struct alignas(64) Line {
-    std::uint32_t key[kLanes];  // 0: empty.  Last lane: kLink when the chain goes on.
-    std::uint32_t val[kLanes];  // count << 8 | followers
+    std::uint32_t key[kSlots];  // 0: empty.  Last slot: kLink when the chain goes on.
+    std::uint32_t val[kSlots];  // count << 8 | followers
 };
 
 class GramTable {
@@ -85,24 +85,15 @@ class GramTable {
     // Look up, read and count n tokens in a row: out is [n, max_order, 2], the hit and the total of every order.
     void count(const std::int32_t* tokens, std::size_t n, std::uint32_t* out);
 
-    // Go on with the text of another table, its first token included: the same as a table of both texts joined.
-    // False when this table is frozen before or while it reads, or the other one is: then its text is incomplete.
-    bool append(const GramTable& other);
-
     // Count no more: what is counted is fixed, and GramReader can read it.  The text for rebuilding is given up.
     void seal();
-
-    // A checked file image: settings and the counted text, from which everything else follows.  read() throws
-    // std::invalid_argument, with the reason, when the bytes are damaged; every length is checked before it is used.
-    std::vector<unsigned char> write() const;
-    static GramTable read(const unsigned char* data, std::size_t size);
 
     std::size_t bytes() const;
     std::size_t length() const { return length_; }  // tokens taken since start(), the first one included
     std::uint32_t vocab() const { return vocab_; }
     bool frozen() const { return frozen_at_ >= 0; }
     std::int64_t frozen_at() const { return frozen_at_; }  // tokens counted when the table froze, -1 while it counts
-    std::uint64_t grams() const { return lanes_used_; }    // distinct n-grams of two tokens and more
+    std::uint64_t grams() const { return slots_used_; }    // distinct n-grams of two tokens and more
     std::uint64_t rebuilds() const { return rebuilds_; }
     std::uint64_t spilled() const { return spill_used_; }
 
@@ -137,7 +128,7 @@ class GramTable {
         x ^= x >> 32;
         return static_cast<std::uint32_t>((x * 0xBF58476D1CE4E5B9u) >> 32);
     }
-    // The address of an n-gram from its prefix's address; of a single token, where the index of its lane completes it.
+    // The address of an n-gram from its prefix's address; of a single token, where the index of its slot completes it.
     std::uint32_t home_after(std::uint32_t from, std::uint32_t own) const { return (from * kOdd + own) & mask_; }
     std::uint32_t single_home(std::uint32_t token) const { return ((token >> 3) + (token & 7u) * kSalt) & mask_; }
     std::uint32_t single_part(std::uint32_t token) const { return prefix_part(kVirtual + static_cast<int>(token & 7u)); }
@@ -151,7 +142,7 @@ class GramTable {
     EVALKIT_INLINE void add_here(std::uint32_t token);
     std::uint32_t* search(std::uint32_t home, std::uint32_t key, int* index) const;
     int insert_in_chain(std::uint32_t home, std::uint32_t key);
-    std::uint32_t* lane_value(std::uint32_t home, int index) const;
+    std::uint32_t* slot_value(std::uint32_t home, int index) const;
     EVALKIT_INLINE bool take_new(std::uint32_t token, int last);
     void relocate(int last);
     EVALKIT_INLINE void count_found(std::uint32_t token);
@@ -172,7 +163,7 @@ class GramTable {
     void grow();
     void rebuild(int log2_lines);
     Line* spill_at(std::uint32_t index) const { return static_cast<Line*>(spill_.at(index)); }
-    Keys& gram() { return keys_[phase_]; }       // n-grams that end in the last token: prefix_part of their lanes
+    Keys& gram() { return keys_[phase_]; }       // n-grams that end in the last token: prefix_part of their slots
     const Keys& gram() const { return keys_[phase_]; }
     Keys& child() { return keys_[1 - phase_]; }  // n-grams that end in asked_
     Values& gram_value() { return values_[phase_]; }
@@ -186,7 +177,7 @@ class GramTable {
     int first_log2_ = 0;
     int log2_lines_ = 0;
     std::uint32_t mask_ = 0;     // of an address
-    std::uint64_t crowded_ = 0;  // lanes beyond which the table is enlarged
+    std::uint64_t crowded_ = 0;  // slots beyond which the table is enlarged
     std::size_t block_limit_ = 0;  // blocks of 64 bytes, beside the lines, beyond which it is frozen
     Pages main_;
     Line* lines_ = nullptr;
@@ -212,7 +203,7 @@ class GramTable {
     std::uint32_t asked_ = kNoToken;
     int seen_ = 0;
     int found_ = 0;
-    bool moved_ = false;  // a lane moved to a second line: pointers to values are stale
+    bool moved_ = false;  // a slot moved to a second line: pointers to values are stale
     bool wide_ = false;   // a count is about to leave its bits
     int phase_ = 0;
     Numbers total_{};
@@ -228,7 +219,7 @@ class GramTable {
     bool rebuilding_ = false;
     std::int64_t frozen_at_ = -1;
     Keys last_home_{}, last_key_{};  // when frozen: n-grams seen once more than followed
-    std::uint64_t lanes_used_ = 0;
+    std::uint64_t slots_used_ = 0;
     std::uint64_t rebuilds_ = 0;
 };
 

@@ -47,7 +47,7 @@ GramTable::GramTable(std::uint32_t vocab, int max_order, std::size_t bytes, std:
     tokens_.resize(vocab);
     ring_.resize(kRing * kStride);
     first_log2_ = smallest_log2(vocab);
-    // Real text has 0.5 to 0.7 new n-grams per token and order, more of a large vocabulary: 2 to 4.5 lanes in a line then.
+    // Real text has 0.5 to 0.7 new n-grams per token and order, more of a large vocabulary: 2 to 4.5 slots in a line then.
     const std::size_t lines = expected_tokens * static_cast<std::size_t>(max_order_ * token_bits_) / 96;
     while (first_log2_ < kMaxLog2Lines && (std::size_t{1} << first_log2_) < lines &&
            (std::size_t{64} << (first_log2_ + 1)) <= bound_ / 2)
@@ -71,7 +71,7 @@ void GramTable::allocate(int log2_lines) {
     if (main_.size() < size) {
         main_ = Pages();  // give the old one back first: the bound holds while rebuilding too
         main_ = Pages(size);
-    } else if (lanes_used_ > 0) {
+    } else if (slots_used_ > 0) {
         std::memset(main_.data(), 0, size);
     }
     lines_ = static_cast<Line*>(main_.data());
@@ -95,7 +95,7 @@ void GramTable::clear() {
         std::fill(tokens_.begin(), tokens_.end(), Token{});
     }
     unigram_total_ = unigram_distinct_ = spill_used_ = 0;
-    lanes_used_ = 0;
+    slots_used_ = 0;
     frozen_at_ = -1;
 }
 

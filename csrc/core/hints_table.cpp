@@ -30,7 +30,7 @@ void HintTable::clear() {
 
 HintEntry HintTable::insert(std::uint64_t home, std::uint32_t tag, std::uint32_t mark, std::uint32_t* open) {
     for (std::size_t i = home & mask_; open == nullptr || *open != 0; i = (i + 1) & mask_) {
-        const unsigned empty = equal_lanes(lines_[i].cell, 0, 0);
+        const unsigned empty = equal_slots(lines_[i].cell, 0, 0);
         if (empty != 0) open = lines_[i].cell + __builtin_ctz(empty);
     }
     const HintEntry e(open);

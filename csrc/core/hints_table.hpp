@@ -64,8 +64,8 @@ class HintEntry {
     std::uint32_t* at_ = nullptr;
 };
 
-// The lanes, of four cells side by side, whose `shift` high bits are these: one bit each.
-inline unsigned equal_lanes(const std::uint32_t* cell, std::uint32_t want, int shift) {
+// The slots, of four cells side by side, whose `shift` high bits are these: one bit each.
+inline unsigned equal_slots(const std::uint32_t* cell, std::uint32_t want, int shift) {
 #if defined(__SSE2__)
     const __m128i x = _mm_srli_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(cell)), shift);
     const __m128i same = _mm_cmpeq_epi32(x, _mm_set1_epi32(static_cast<int>(want)));
@@ -96,8 +96,8 @@ class HintTable {
     HintEntry find(std::uint64_t home, std::uint32_t tag, std::uint32_t** open, Same&& same) {
         for (std::size_t i = home & mask_;; i = (i + 1) & mask_) {
             std::uint32_t* cell = lines_[i].cell;
-            const unsigned empty = equal_lanes(cell, 0, 0);
-            for (unsigned m = equal_lanes(cell + 4, tag & 0xFF, 24) & ~empty; m != 0; m &= m - 1) {
+            const unsigned empty = equal_slots(cell, 0, 0);
+            for (unsigned m = equal_slots(cell + 4, tag & 0xFF, 24) & ~empty; m != 0; m &= m - 1) {
                 const HintEntry e(cell + __builtin_ctz(m));
                 if (e.tag() == tag && same(e.mark())) return e;
             }
@@ -112,12 +112,12 @@ class HintTable {
         out[0] = out[1] = HintEntry{};
         for (std::size_t i = home & mask_;; i = (i + 1) & mask_) {
             std::uint32_t* cell = lines_[i].cell;
-            for (unsigned m = equal_lanes(cell, mark, 0); m != 0; m &= m - 1) {
+            for (unsigned m = equal_slots(cell, mark, 0); m != 0; m &= m - 1) {
                 const HintEntry e(cell + __builtin_ctz(m));
                 const std::uint32_t differs = e.tag() ^ tag;
                 if ((differs & ~kNextSource) == 0) out[differs != 0] = e;
             }
-            const unsigned empty = equal_lanes(cell, 0, 0);
+            const unsigned empty = equal_slots(cell, 0, 0);
             if (empty != 0) *open = cell + __builtin_ctz(empty);
             if (empty != 0 || (out[0] && out[1])) return;
         }
@@ -125,7 +125,7 @@ class HintTable {
     // First entry in the home line with that tag, unverified: a guess at what find() will look at.
     HintEntry guess(std::uint64_t home, std::uint32_t tag) const {
         std::uint32_t* cell = lines_[home & mask_].cell;
-        for (unsigned m = equal_lanes(cell + 4, tag & 0xFF, 24); m != 0; m &= m - 1) {
+        for (unsigned m = equal_slots(cell + 4, tag & 0xFF, 24); m != 0; m &= m - 1) {
             const HintEntry e(cell + __builtin_ctz(m));
             if (e.tag() == tag && e.mark() != 0) return e;
         }
@@ -143,8 +143,8 @@ class HintTable {
     void grow(int log2_factor, HomeOf&& home_of) {
         HintTable larger((mask_ + 1) << log2_factor);
         for (std::size_t i = 0; i <= mask_; ++i) {
-            for (int lane = 0; lane < 4 && lines_[i].cell[lane] != 0; ++lane) {
-                const HintEntry e(&lines_[i].cell[lane]);
+            for (int slot = 0; slot < 4 && lines_[i].cell[slot] != 0; ++slot) {
+                const HintEntry e(&lines_[i].cell[slot]);
                 larger.insert(home_of(source_of(e.tag()), e.mark()), e.tag(), e.mark(), nullptr).copy(e);
             }
         }

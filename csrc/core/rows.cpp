@@ -10,7 +10,7 @@ namespace evalkit {
 
 namespace {
 
-constexpr std::size_t kLanes = 16;
+constexpr std::size_t kSlots = 16;
 constexpr float kDeepest = -87.0f;  // e^-87 is still a normal float32; V of them are nothing beside the largest term, 1
 
 constexpr double kLog2e = 0x1.71547652b82fep+0;
@@ -109,9 +109,9 @@ EVALKIT_INLINE std::int32_t first_equal(const float* x, std::size_t vocab, float
     return 0;
 }
 
-double add_lanes(const double* s) {
+double add_columns(const double* s) {
     double all = s[0];
-    for (std::size_t j = 1; j < kLanes; ++j) all += s[j];
+    for (std::size_t j = 1; j < kSlots; ++j) all += s[j];
     return all;
 }
 
@@ -130,18 +130,18 @@ EVALKIT_INLINE Sums sums_of(const float* x, std::size_t vocab, float best, const
     using D = typename Vector<N>::D;
     using U = typename Vector<N>::U;
     using Half = typename Vector<N>::Half;
-    constexpr int kParts = static_cast<int>(kLanes) / N;
+    constexpr int kParts = static_cast<int>(kSlots) / N;
     const double top = best;
     const float least = best + kDeepest;
     Half lowest = {};
     lowest += least;
     D s[kParts] = {}, t[kParts] = {}, w[kParts] = {};
-    for (std::size_t v = 0; v < vocab; v += kLanes) {
-        const std::size_t here = std::min(kLanes, vocab - v);
-        float rest[kLanes];
+    for (std::size_t v = 0; v < vocab; v += kSlots) {
+        const std::size_t here = std::min(kSlots, vocab - v);
+        float rest[kSlots];
         const float* from = x + v;
-        if (here < kLanes) {
-            for (std::size_t j = 0; j < kLanes; ++j) rest[j] = j < here ? from[j] : least;
+        if (here < kSlots) {
+            for (std::size_t j = 0; j < kSlots; ++j) rest[j] = j < here ? from[j] : least;
             from = rest;
         }
 #pragma GCC unroll 8
@@ -151,7 +151,7 @@ EVALKIT_INLINE Sums sums_of(const float* x, std::size_t vocab, float best, const
             raw = raw < lowest ? lowest : raw;
             D d = __builtin_convertvector(raw, D) - top, e;
             exp_term<D, U>(d, e);
-            if (here < kLanes) {
+            if (here < kSlots) {
                 double mask[N];
                 for (int i = 0; i < N; ++i) mask[i] = static_cast<std::size_t>(j * N + i) < here ? 1.0 : 0.0;
                 D inside;
@@ -163,7 +163,7 @@ EVALKIT_INLINE Sums sums_of(const float* x, std::size_t vocab, float best, const
             if (kKeepTerms || kKeepWeights) {
                 const Half narrow = __builtin_convertvector(e, Half);
                 if (kKeepWeights) w[j] += __builtin_convertvector(narrow, D);
-                if (here == kLanes) {
+                if (here == kSlots) {
                     if (kKeepTerms) store(e, keep.terms + v + j * N);
                     if (kKeepWeights) store(narrow, keep.weights + v + j * N);
                 } else {
@@ -175,11 +175,11 @@ EVALKIT_INLINE Sums sums_of(const float* x, std::size_t vocab, float best, const
             }
         }
     }
-    double all[3][kLanes];
+    double all[3][kSlots];
     std::memcpy(all[0], s, sizeof all[0]);
     std::memcpy(all[1], t, sizeof all[1]);
     std::memcpy(all[2], w, sizeof all[2]);
-    return {add_lanes(all[0]), add_lanes(all[1]), add_lanes(all[2])};
+    return {add_columns(all[0]), add_columns(all[1]), add_columns(all[2])};
 }
 
 // Sum of e^(a d).
@@ -188,14 +188,14 @@ EVALKIT_INLINE double power_sum(const float* x, std::size_t vocab, float best, d
     using D = typename Vector<N>::D;
     using U = typename Vector<N>::U;
     using Half = typename Vector<N>::Half;
-    constexpr int kParts = static_cast<int>(kLanes) / N;
+    constexpr int kParts = static_cast<int>(kSlots) / N;
     const double top = best;
     const float least = best + kDeepest;
     Half lowest = {};
     lowest += least;
     D s[kParts] = {};
     std::size_t v = 0;
-    for (; v + kLanes <= vocab; v += kLanes) {
+    for (; v + kSlots <= vocab; v += kSlots) {
 #pragma GCC unroll 8
         for (int j = 0; j < kParts; ++j) {
             Half raw;
@@ -206,7 +206,7 @@ EVALKIT_INLINE double power_sum(const float* x, std::size_t vocab, float best, d
             s[j] += e;
         }
     }
-    double all[kLanes];
+    double all[kSlots];
     std::memcpy(all, s, sizeof all);
     for (std::size_t j = 0; v + j < vocab; ++j) {
         const float raw = x[v + j] < least ? least : x[v + j];
@@ -214,7 +214,7 @@ EVALKIT_INLINE double power_sum(const float* x, std::size_t vocab, float best, d
         exp_term<typename Vector<2>::D, typename Vector<2>::U>(d, e);
         all[j] += e[0];
     }
-    return add_lanes(all);
+    return add_columns(all);
 }
 
 struct RowResult {
@@ -361,9 +361,9 @@ void share_out(std::size_t n, std::size_t threads, std::size_t row, std::size_t 
 }
 
 double group_sum(const double* terms, const std::uint8_t* group, std::size_t vocab) {
-    double s[kLanes] = {};
-    for (std::size_t v = 0; v < vocab; ++v) s[v % kLanes] += group[v] != 0 ? terms[v] : 0.0;
-    return add_lanes(s);
+    double s[kSlots] = {};
+    for (std::size_t v = 0; v < vocab; ++v) s[v % kSlots] += group[v] != 0 ? terms[v] : 0.0;
+    return add_columns(s);
 }
 
 }  // namespace

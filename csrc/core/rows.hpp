@@ -1,7 +1,7 @@
 // What does a stack need of a row of logits?  One pass: log-sum-exp, entropy, argmax, and on request masses of groups of
 // ids, power sums and the row as float32 weights; chosen columns afterwards.
 //
-// Terms are float64, sums run in sixteen lanes by column and are added lane 0 first, so a row has the same bits with SSE2,
+// Terms are float64, sums run in sixteen columns and are added column 0 first, so a row has the same bits with SSE2,
 // AVX2, AVX-512 or none of them, and whatever rows stand beside it.  Products and sums are rounded apart, never fused.
 #pragma once
 

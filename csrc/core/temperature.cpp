@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "lane_sum.hpp"
+#include "column_sum.hpp"
 
 namespace evalkit {
 
@@ -54,7 +54,7 @@ void Temperature::row(const double* p, const double* model, const double* entrop
     const double a = here_[0], c = here_[2];
     for (std::size_t v = 0; v < vocab; ++v) out_[v] = anchored_ ? a * log_p_[v] + c * log_model_[v] : a * log_p_[v];
     const double highest = *std::max_element(out_.begin(), out_.end());
-    const double all = lane_sum(vocab, [&](std::size_t v) { return out_[v] = std::max(std::exp(out_[v] - highest), kFloor); });
+    const double all = column_sum(vocab, [&](std::size_t v) { return out_[v] = std::max(std::exp(out_[v] - highest), kFloor); });
     for (std::size_t v = 0; v < vocab; ++v) out[v] = out_[v] /= all;
 }
 
@@ -78,8 +78,8 @@ void Temperature::observe(std::uint32_t token) {
 
 void Temperature::step(double* exponent, double* scale, const double* log_row, std::uint32_t token) const {
     const std::size_t vocab = settings_.vocab;
-    const double mean = lane_sum(vocab, [&](std::size_t v) { return out_[v] * log_row[v]; });
-    const double square = lane_sum(vocab, [&](std::size_t v) { return out_[v] * (log_row[v] * log_row[v]); });
+    const double mean = column_sum(vocab, [&](std::size_t v) { return out_[v] * log_row[v]; });
+    const double square = column_sum(vocab, [&](std::size_t v) { return out_[v] * (log_row[v] * log_row[v]); });
     *scale += std::max(square - mean * mean, 0.0);
     *exponent = std::min(kWidest, std::max(-kWidest, *exponent + (log_row[token] - mean) / *scale));
 }

@@ -84,20 +84,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                     twin.start(token(i));
                     continue;
                 }
-                if (data[4 + i] == 0xFE) {
-                    const std::vector<unsigned char> file = table.write();
-                    table = evalkit::GramTable::read(file.data(), file.size());
-                }
                 break;
             default: break;
         }
         table.add(token(i));
         twin.add(token(i), !table.frozen());
         if (table.bytes() > bytes) fail("memory bound");
-    }
-    try {  // any bytes at all, as a file
-        evalkit::GramTable::read(data, size);
-    } catch (const std::exception&) {
     }
     return 0;
 }

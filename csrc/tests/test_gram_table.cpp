@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <random>
+#include <stdexcept>
 #include <vector>
 
 #include "../core/gram_table.hpp"
@@ -107,6 +108,16 @@ int main() {
             table.add(x[t]);
             for (int k = 1; k <= 4 && t + 1 >= static_cast<std::size_t>(k); ++k) ++model[context(x, t, k)][x[t]];
         }
+    }
+    const std::size_t shapes[][3] = {{1, 3, kMiB}, {12, 0, kMiB}, {12, 25, kMiB}, {12, 3, 10}};  // vocab, max_order, bytes
+    for (const auto& shape : shapes) {
+        bool refused = false;
+        try {
+            evalkit::GramTable(static_cast<std::uint32_t>(shape[0]), static_cast<int>(shape[1]), shape[2], 0);
+        } catch (const std::invalid_argument&) {
+            refused = true;
+        }
+        CHECK(refused);
     }
     std::puts("gram table: ok");
     return 0;

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evalkit.adapters.base import Needs
 from evalkit.harness import sharded
-from evalkit.harness.sharded import QUEUED, Crew, Lane, choose
+from evalkit.harness.sharded import QUEUED, Crew, Worker, choose
 from evalkit.harness.units import Done
 from evalkit.models.forward import WindowForward
 from evalkit.plan import Banded, Chunk, Disjoint, Document, Plan, Sliding
@@ -75,7 +75,7 @@ class Shuffled:
 def crew_of(forwards: list[Asked], chunks: list[Chunk], size: int, ahead: bool, random: Random) -> tuple[Crew, Shuffled]:
     lines, job = Shuffled(random), SimpleNamespace(size=size + 1, threads=1)
     crew = Crew(job, lines, forwards, lambda: iter(chunks), ahead=ahead)  # type: ignore[arg-type]
-    crew.lanes[0].queued = QUEUED  # rank 0 only sequences
+    crew.workers[0].queued = QUEUED  # rank 0 only sequences
     return crew, lines
 
 
@@ -102,7 +102,7 @@ def test_every_unit_is_computed_once_and_taken_in_order(
     assert all(targets == list(range(1, n)) for targets in seen)
     for forward in forwards:
         assert [t for lo, hi in forward.asked for t in range(lo, hi)] == list(range(1, n)), "asked once, in order"
-    assert sum(lane.units for lane in crew.lanes) == sum(len(forward.asked) for forward in forwards)
+    assert sum(worker.units for worker in crew.workers) == sum(len(forward.asked) for forward in forwards)
 
 
 @given(st.sampled_from(PLANS), st.integers(300, 700), st.integers(1, 6), st.integers(0, 99))
@@ -126,10 +126,10 @@ def test_rows_under_way_are_bounded_and_two_units_always_go_out(plan: Plan, n: i
 
 
 def test_rank_0_is_asked_last_among_equals() -> None:
-    lanes = [Lane(0), Lane(1), Lane(2, queued=1)]
-    first = choose(lanes)
-    assert first is lanes[1]
-    lanes[1].queued = QUEUED
-    assert choose(lanes) is lanes[0]
-    lanes[0].queued, lanes[2].queued = QUEUED, QUEUED
-    assert choose(lanes) is None
+    workers = [Worker(0), Worker(1), Worker(2, queued=1)]
+    first = choose(workers)
+    assert first is workers[1]
+    workers[1].queued = QUEUED
+    assert choose(workers) is workers[0]
+    workers[0].queued, workers[2].queued = QUEUED, QUEUED
+    assert choose(workers) is None

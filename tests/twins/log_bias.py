@@ -14,7 +14,7 @@ WIDEST = 16.0
 """No part of the bias leaves +-16 nats."""
 
 
-def lane_sum(terms: list[float]) -> float:
+def column_sum(terms: list[float]) -> float:
     """The sum in the order of the kernels: eight running sums by column, then a fixed tree."""
     s = [0.0] * 8
     for i, term in enumerate(terms):
@@ -45,7 +45,7 @@ class NaiveLogBias:
         part = self.previous.get(self.last)
         extra = [1.0] * self.vocab if part is None else exp_values(np.array(part.bias)).tolist()
         y = [float(p[v]) * self.factor[v] * extra[v] for v in range(self.vocab)]
-        inverse = 1.0 / lane_sum(y)
+        inverse = 1.0 / column_sum(y)
         self.y = [x * inverse for x in y]
         return self.y
 

@@ -6,7 +6,7 @@ import math
 
 from evalkit.adapters.base import Float64, Side
 from evalkit.adapters.experts.rows import TemperatureSettings
-from tests.twins.log_bias import lane_sum
+from tests.twins.log_bias import column_sum
 
 FLOOR = 1e-300
 WIDEST = 4.0
@@ -32,14 +32,14 @@ class NaiveTemperature:
             bent = [b + c * x for b, x in zip(bent, self.logs[1], strict=True)]
         highest = max(bent)
         terms = [max(math.exp(b - highest), FLOOR) for b in bent]
-        total = lane_sum(terms)
+        total = column_sum(terms)
         self.y = [t / total for t in terms]
         return self.y
 
     def observe(self, token: int) -> None:
         for i, logs in enumerate(self.logs if self.settings.learn else []):
-            mean = lane_sum([y * x for y, x in zip(self.y, logs, strict=True)])
-            square = lane_sum([y * (x * x) for y, x in zip(self.y, logs, strict=True)])
+            mean = column_sum([y * x for y, x in zip(self.y, logs, strict=True)])
+            square = column_sum([y * (x * x) for y, x in zip(self.y, logs, strict=True)])
             scale = self.scales[self.bucket]
             scale[i] += max(square - mean * mean, 0.0)
             moved = self.exponents[self.bucket][i] + (logs[token] - mean) / scale[i]

@@ -1,7 +1,7 @@
 """Experts that mix distributions: ``hedge`` and ``backoff``, on one kernel linear in p.
 
 p'(v) = w_0 p(v) + sum_j w_j p_j(v) + sum_k w_k q_k(v): the incoming row, earlier stages of the stack, and n-gram
-distributions of exact counts.  The weights of a bucket are learned from booked scores (csrc/core/hedge.hpp).
+distributions of exact counts.  The weights of a bucket are learned from booked scores (csrc/core/mixer.hpp).
 
 * ``hedge``: the incoming row, every earlier stage of the stack (the model first) and n-grams of the scored text are
   experts; all are proper, so their mixture is.  Weights follow each target's probabilities: ``update=hedge`` multiplies

@@ -1,6 +1,6 @@
 #include <pybind11/stl.h>
 
-#include "../core/hedge.hpp"
+#include "../core/mixer.hpp"
 #include "checks.hpp"
 
 namespace evalkit::bind {
@@ -98,7 +98,7 @@ std::unique_ptr<MixerFace> make_mixer(std::uint32_t vocab, std::vector<int> orde
 }  // namespace
 }  // namespace evalkit::bind
 
-void bind_hedge(pybind11::module_& m) {
+void bind_mixer(pybind11::module_& m) {
     namespace py = pybind11;
     using namespace evalkit::bind;
     m.def("smallest_mixer", &evalkit::NgramCounts::smallest);

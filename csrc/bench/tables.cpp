@@ -1,4 +1,4 @@
-// The count table itself, for experts in Python, for tests and for the bench.
+// The count table by itself and the floor of the machine, for benches/bench_tables.py, which builds this module.
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -6,7 +6,8 @@
 #include <numeric>
 
 #include "../core/gram_table.hpp"
-#include "checks.hpp"
+
+#include "../bind/checks.hpp"
 
 namespace evalkit::bind {
 namespace {
@@ -43,23 +44,6 @@ class TableFace {
         }
         return {Uint32(static_cast<py::ssize_t>(tokens.size()), tokens.data()),
                 Uint32(static_cast<py::ssize_t>(counts.size()), counts.data())};
-    }
-
-    bool append(const TableFace& other) {
-        if (&other == this) throw py::value_error("a table cannot be appended to itself");
-        const py::gil_scoped_release quiet;
-        return table_.append(other.table_);
-    }
-
-    py::bytes write() const {
-        const std::vector<unsigned char> data = table_.write();
-        return py::bytes(reinterpret_cast<const char*>(data.data()), data.size());
-    }
-
-    static std::unique_ptr<TableFace> read(const py::bytes& data) {
-        const std::string_view view = data;
-        return std::make_unique<TableFace>(
-            GramTable::read(reinterpret_cast<const unsigned char*>(view.data()), view.size()));
     }
 
     const GramTable& table() const { return table_; }
@@ -105,10 +89,9 @@ class Probe {
 }  // namespace
 }  // namespace evalkit::bind
 
-void bind_tables(pybind11::module_& m) {
+PYBIND11_MODULE(tables, m) {
     namespace py = pybind11;
     using namespace evalkit::bind;
-    m.def("smallest_table", &evalkit::GramTable::smallest, py::arg("vocab"), py::arg("max_order"));
     py::class_<TableFace>(m, "GramTable")
         .def(py::init([](std::uint32_t vocab, int max_order, std::size_t bytes, std::size_t expected_tokens) {
                  return std::make_unique<TableFace>(evalkit::GramTable(vocab, max_order, bytes, expected_tokens));
@@ -117,9 +100,6 @@ void bind_tables(pybind11::module_& m) {
         .def("start", &TableFace::start, py::arg("token"))
         .def("count", &TableFace::count, py::arg("tokens").noconvert())
         .def("followers", &TableFace::followers, py::arg("order"))
-        .def("append", &TableFace::append, py::arg("other"))
-        .def("write", &TableFace::write)
-        .def_static("read", &TableFace::read, py::arg("data"))
         .def_property_readonly("bytes", [](const TableFace& f) { return f.table().bytes(); })
         .def_property_readonly("length", [](const TableFace& f) { return f.table().length(); })
         .def_property_readonly("frozen_at", [](const TableFace& f) { return f.table().frozen_at(); })

@@ -3,7 +3,7 @@
 #pragma GCC optimize("O3")
 #endif
 
-#include "hedge.hpp"
+#include "mixer.hpp"
 
 #include <algorithm>
 #include <cmath>

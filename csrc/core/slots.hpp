@@ -1,4 +1,4 @@
-// Which of the eight lanes of a line hold this key?
+// Which of the eight slots of a line hold this key?
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 namespace evalkit {
 
 // Bits 2i and 2i + 1 of the result: key[i] == want.  `key` is aligned to 16 bytes.
-inline unsigned lanes_equal(const std::uint32_t* key, std::uint32_t want) {
+inline unsigned slots_equal(const std::uint32_t* key, std::uint32_t want) {
 #if defined(__SSE2__)
     const __m128i w = _mm_set1_epi32(static_cast<int>(want));
     const __m128i a = _mm_cmpeq_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(key)), w);

@@ -6,7 +6,7 @@
 #include <set>
 #include <vector>
 
-#include "../core/backoff_counts.hpp"
+#include "../core/ngram_counts.hpp"
 #include "check.hpp"
 
 namespace {

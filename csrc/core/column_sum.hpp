@@ -8,7 +8,7 @@ namespace evalkit {
 
 // f(v) is the v-th term, called once for each v in rising order.
 template <class F>
-double lane_sum(std::size_t n, F&& f) {
+double column_sum(std::size_t n, F&& f) {
     double s[8] = {};
     std::size_t v = 0;
     for (; v + 8 <= n; v += 8)

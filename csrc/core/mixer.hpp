@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "backoff.hpp"
-#include "backoff_counts.hpp"
+#include "ngram_counts.hpp"
 #include "hedge_weights.hpp"
 
 namespace evalkit {

@@ -1,4 +1,4 @@
-#include "backoff_counts.hpp"
+#include "ngram_counts.hpp"
 
 #include <algorithm>
 #include <cstring>
