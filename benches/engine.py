@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +30,14 @@ import numpy.typing as npt
 
 RESULTS = Path(__file__).parent / "results" / "engine.json"
 BOS = 1
-BEST = ("log_bias", "ppm:counts=continuations,fast=0.5", "match", "best_agree", "hedge")
+BEST = (
+    "log_bias:global_prior=32,document_prior=3",
+    "ppm:counts=continuations,fast=0.5",
+    "match",
+    "best_agree",
+    "hedge",
+)
+"""The stack of recipes/experts.toml."""
 TABLE_CELLS = 1 << 24
 """Logits of the table, at most: 64 MiB."""
 
@@ -175,6 +185,123 @@ def kernels(vocab: int, rounds: int = 31) -> dict[str, Any]:
     }
 
 
+LENGTHS = (100_000, 1_000_000, 3_000_000)
+VOCABULARIES = (1024, 2048, 8192, 32_768, 152_064)
+
+
+def curve(specs: list[str]) -> dict[str, Any]:
+    """Microseconds beyond the forward, by length at V = 2048 and by vocabulary; ``specs`` and ``ppm`` alone."""
+    points = [(2048, n) for n in LENGTHS] + [(v, 65_536 if v < 100_000 else 8192) for v in VOCABULARIES if v != 2048]
+    found: list[dict[str, Any]] = []
+    for name, stack in (("ppm", ["ppm"]), ("best", specs)):
+        for vocab, targets in points:
+            yardstick = torch_logsumexp(vocab)
+            with tempfile.TemporaryDirectory(prefix="evalkit-engine-") as folder:
+                one = run(vocab, targets, stack, 1, 8192, Path(folder) / "run")
+            kept = {"stack": name, "vocab": vocab, "targets": targets, "us": one["us"], "torch_logsumexp_us": yardstick}
+            kept |= {"beyond_forward": one["beyond_forward"], "ratio": one["beyond_forward"] / yardstick}
+            found.append(kept)
+            print(json.dumps(kept), file=sys.stderr, flush=True)
+    RESULTS.with_name("engine_curve.svg").write_text(plot(found), encoding="utf-8")
+    return {"points": found}
+
+
+def plot(points: list[dict[str, Any]]) -> str:
+    """Cost over length at V = 2048."""
+    from evalkit.report.svg import COLOURS, Series, line_plot
+
+    series = []
+    for name in ("ppm", "best"):
+        at = [p for p in points if p["stack"] == name and p["vocab"] == 2048]
+        series.append(Series(name, [p["targets"] / 1e6 for p in at], [p["beyond_forward"] for p in at]))
+    head = line_plot(series, "million targets", "CPU us per target", level=0.0).partition("</svg>")[0]
+    key = "".join(
+        f'<text x="{90 + 150 * i}" y="12" style="fill:{COLOURS[i]}">{s.name}</text>' for i, s in enumerate(series)
+    )
+    style = (
+        "<style>text{font:11px sans-serif;fill:#222}.grid{stroke:#ddd}.zero{stroke:#888;stroke-dasharray:3 3}</style>"
+    )
+    return head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + style + key + "</svg>\n"
+
+
+def rehearse(own: argparse.Namespace, specs: list[str]) -> dict[str, Any]:
+    """Score, die by SIGKILL, resume, report; seconds, memory and sizes of both lives."""
+    with tempfile.TemporaryDirectory(prefix="evalkit-rehearsal-") as folder:
+        out, command = Path(folder) / "run", [sys.executable, "-m", "benches.engine", *sys.argv[1:], "--life", folder]
+        begin = time.perf_counter()
+        child = subprocess.Popen(command, stdout=subprocess.PIPE)
+        while child.poll() is None and _booked(out / "journal.jsonl") < 0.4 * own.targets:
+            time.sleep(0.2)
+        killed = child.poll() is None
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        died, booked = time.perf_counter() - begin, _booked(out / "journal.jsonl")
+        begin = time.perf_counter()
+        second = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        lived = time.perf_counter() - begin
+        sizes = {path.name: path.stat().st_size for path in sorted(out.iterdir()) if path.is_file()}
+        sizes["state"] = sum(path.stat().st_size for path in (out / "state").rglob("*") if path.is_file())
+    told = json.loads(second.stdout.splitlines()[-1])
+    lives = {"killed": killed, "booked_when_killed": booked, "first_life_seconds": died, "second_life_seconds": lived}
+    return told | lives | {"file_bytes": sizes, "stack": specs}
+
+
+def _booked(journal: Path) -> int:
+    """Targets in it, by its last whole line."""
+    if not journal.exists() or journal.stat().st_size < 1:
+        return 0
+    with journal.open("rb") as file:
+        file.seek(max(0, journal.stat().st_size - (1 << 20)))
+        lines = [line for line in file.read().split(b"\n")[:-1] if b'"hi":' in line]
+    return int(lines[-1].partition(b'"hi":')[2].partition(b",")[0]) - 1 if lines else 0
+
+
+def life(own: argparse.Namespace, specs: list[str]) -> dict[str, Any]:
+    """One life of a rehearsal: open the text, score what is left, write the report."""
+    import torch
+
+    from evalkit import _native
+    from evalkit.adapters.registry import parse_adapter
+    from evalkit.legality.engine.setup import stream_of
+    from evalkit.machine import peak_memory_bytes
+    from evalkit.models.registry import open_checkpoint
+    from evalkit.plan import parse_plan
+    from evalkit.report.html import write_report
+    from evalkit.scoring.score import ScoreOptions, score
+    from evalkit.stream import open_stream, open_tokenizer
+
+    _native.keep_large_blocks()
+    torch.set_num_threads(own.threads)
+    begin = time.perf_counter()
+    if own.text:
+        tokenizer = open_tokenizer(open_checkpoint(None, device="cpu").tokenizer_model)
+        stream: Any = open_stream(own.text, tokenizer, limit_targets=own.targets)
+    else:
+        stream = stream_of(text(own.vocab, own.targets).astype(np.int64), Words(own.vocab))
+    opened = time.perf_counter() - begin
+    options = ScoreOptions(chunk_tokens=65_536, batch_tokens=own.batch_tokens)
+    plan, adapters = parse_plan("disjoint:seq_len=256"), [parse_adapter(s) for s in specs]
+    model = Table(stream.tokenizer.vocab_size)
+    result = score(model, stream, adapters, plan, out=Path(own.life) / "run", options=options)
+    begin = time.perf_counter()
+    page = write_report(result, stream)
+    reported = time.perf_counter() - begin
+    record = result.record
+    return {
+        "complete": record.complete,
+        "targets": record.totals.targets,
+        "documents": record.documents,
+        "bpb": record.totals.bpb,
+        "resumed_chunks": record.resumed_chunks,
+        "seconds": record.seconds,
+        "opening_seconds": opened,
+        "report_seconds": reported,
+        "report_bytes": page.stat().st_size,
+        "cpu_seconds": time.process_time(),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
 def main() -> int:
     from evalkit.scoring.environment import environment
 
@@ -186,9 +313,21 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--adapter", action="append", default=[])
     parser.add_argument("--kernels", action="store_true")
+    parser.add_argument("--curve", action="store_true")
+    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--text", action="append", default=[])
+    parser.add_argument("--life", help=argparse.SUPPRESS)
     own = parser.parse_args()
     specs = own.adapter or list(BEST)
-    if own.kernels:
+    if own.life:
+        print(json.dumps(life(own, specs)), flush=True)
+        os._exit(0)
+    if own.curve:
+        name, found = "curve", curve(specs)
+    elif own.rehearse:
+        kind = "real" if own.text else "synthetic"
+        name, found = f"rehearsal, {'|'.join(specs)}, {own.targets} {kind} targets", rehearse(own, specs)
+    elif own.kernels:
         name, found = f"kernels, V={own.vocab}", kernels(own.vocab)
     else:
         yardstick, runs = [], []
@@ -202,8 +341,9 @@ def main() -> int:
         found = middle | {"torch_logsumexp_us": statistics.median(yardstick), "ratio": statistics.median(ratios)}
     print(name, json.dumps(found, indent=1))
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    said = [Path(word).name if word in own.text else word for word in sys.argv[1:]]
     known[name] = {
-        "command": " ".join(["python -m benches.engine", *sys.argv[1:]]),
+        "command": " ".join(["python -m benches.engine", *said]),
         "environment": environment("cpu"),
     } | found
     RESULTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")

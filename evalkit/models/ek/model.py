@@ -78,7 +78,11 @@ class GPT(nn.Module):
         """[..., D] -> logits [..., V], softcap included where the config has one"""
         cap = self.config.softcap
         logits = F.linear(hidden, self.embed.weight if self.lm_head is None else self.lm_head.weight)
-        return cap * torch.tanh(logits / cap) if self.config.cap_logits else logits
+        if not self.config.cap_logits:
+            return logits
+        if logits.requires_grad:
+            return cap * torch.tanh(logits / cap)
+        return logits.div_(cap).tanh_().mul_(cap)
 
     def banded(self, ids: torch.Tensor, state: BandState | None, window: int) -> tuple[torch.Tensor, BandState]:
         """One pass with a causal band: int64 [L] continuing ``state`` -> (logits [L, V], new state).
@@ -92,7 +96,7 @@ class GPT(nn.Module):
             rows.append(self.head(hidden)[0])
         if state is None:
             raise ValueError("banded() needs at least one token")
-        return torch.cat(rows), state
+        return (rows[0] if len(rows) == 1 else torch.cat(rows)), state
 
     def _band_block(self, ids: torch.Tensor, state: BandState | None, window: int) -> tuple[torch.Tensor, BandState]:
         if state is not None and state.window != window:

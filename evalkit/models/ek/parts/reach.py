@@ -14,6 +14,10 @@ from evalkit.models.ek.config import GPTConfig
 from evalkit.models.ek.parts.kernel import attend
 from evalkit.models.ek.parts.rotary import rotary_table, rotate
 
+TILE = 128
+"""Queries at a time on a CPU, each tile against the keys of its own band: 512 queries against 1,023 keys leave half of the
+products masked out.  0.86 of the forward's time (512 is 1, 256 0.88, 64 0.84); logits move by 8e-5 at most, in float32."""
+
 
 class Reach(Protocol):
     def __call__(self, slot: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor: ...
@@ -47,6 +51,10 @@ class Banded:
         query = torch.arange(past, past + block, device=device)[:, None]
         key = torch.arange(past + block, device=device)[None, :]
         self.mask = (key <= query) & (key > query - window)
+        self.tile = block
+        if device.type == "cpu":  # torch would make numbers of the mask in every layer
+            self.tile = TILE
+            self.mask = torch.zeros(self.mask.shape).masked_fill_(~self.mask, -torch.inf)
 
     def __call__(self, slot: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         k = torch.cat((self.kept[slot][0], k), dim=2)
@@ -54,4 +62,12 @@ class Banded:
         keep = max(0, k.shape[2] - (self.window - 1))
         self.kept[slot] = (k[:, :, keep:], v[:, :, keep:])
         q, k = rotate(q, self.cos[self.past :], self.sin[self.past :]), rotate(k, self.cos, self.sin)
-        return attend(q, k, v, self.mask)
+        mask = self.mask if self.mask.dtype == torch.bool else self.mask.to(q.dtype)
+        if self.tile >= q.shape[2]:
+            return attend(q, k, v, mask)
+        tiles = []
+        for begin in range(0, q.shape[2], self.tile):
+            end = min(begin + self.tile, q.shape[2])
+            keys = slice(max(0, self.past + begin - self.window + 1), self.past + end)
+            tiles.append(attend(q[:, :, begin:end], k[:, :, keys], v[:, :, keys], mask[begin:end, keys]))
+        return torch.cat(tiles, dim=2)
