@@ -185,7 +185,7 @@ def kernels(vocab: int, rounds: int = 31) -> dict[str, Any]:
     }
 
 
-LENGTHS = (100_000, 1_000_000, 3_000_000)
+LENGTHS = (100_000, 1_000_000)
 VOCABULARIES = (1024, 2048, 8192, 32_768, 152_064)
 
 

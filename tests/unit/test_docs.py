@@ -43,13 +43,16 @@ def test_the_example_adapter_runs(tmp_path: Path, capsys) -> None:
     assert run["verdicts"]["sentinel"]["worst"] < 1e-12
 
 
+def cells(page: Path, name: str, around: str = " `") -> list[list[str]]:
+    """Rows of the table between ``<!-- name -->`` and ``<!-- end -->`` in a page, without what stands ``around`` a cell."""
+    shown = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert shown is not None, name
+    return [[c.strip(around) for c in line.split("|")[1:-1]] for line in shown.group(1).splitlines()[2:]]
+
+
 def table(name: str, file: str = "recipes.md") -> dict[str, list[str]]:
-    """Rows of the table between ``<!-- name -->`` and ``<!-- end -->`` in a page of docs, by their first cell."""
-    page = (DOCS / file).read_text(encoding="utf-8")
-    found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", page, re.DOTALL)
-    assert found is not None, name
-    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in found.group(1).splitlines()]
-    return {first: rest for first, *rest in cells[2:]}
+    """The same of a page of docs, by their first cell."""
+    return {first: rest for first, *rest in cells(DOCS / file, name, " ")}
 
 
 def numbers(row: dict[str, Any]) -> list[str]:
@@ -133,12 +136,6 @@ def test_without_arguments_it_greets_with_commands_that_exist(capsys) -> None:
 
 def test_the_tables_of_strangers_and_of_the_harness_are_the_result_files() -> None:
     found = json.loads((RESULTS / "strangers.json").read_text(encoding="utf-8"))
-
-    def cells(page: Path, name: str) -> list[list[str]]:
-        shown = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", page.read_text(encoding="utf-8"), re.DOTALL)
-        assert shown is not None, name
-        return [[c.strip(" `") for c in line.split("|")[1:-1]] for line in shown.group(1).splitlines()[2:]]
-
     harness = json.loads((RESULTS / "lm_eval.json").read_text(encoding="utf-8"))["rows"]
     assert cells(DOCS / "lm-eval.md", "rolling") == [
         [row["name"], f"{row['nats']:.3f}", f"{row['seconds']:.1f}", f"{row['ratio']:.2f}"] for row in harness
@@ -157,15 +154,25 @@ def test_the_tables_of_strangers_and_of_the_harness_are_the_result_files() -> No
 def test_the_tables_of_the_engine_are_the_result_file() -> None:
     page = (DOCS / "scaling.md").read_text(encoding="utf-8")
     found = json.loads((RESULTS / "engine.json").read_text(encoding="utf-8"))
-    for name, run in found.items():
-        if name.startswith("kernels"):
-            cells = [run[f"row_sums {isa}"] for isa in ("avx512", "avx2", "base")]
-            cells += [run["row_sums with weights"], run["log_bias avx512"]]
-            for cell in cells:
-                assert f"{cell['us']:.1f} ({cell['ratio']:.2f})" in page
-        else:
-            assert " | ".join(f"{run['us'][v]:.2f}" for v in ("propose", "gather", "experts", "sentinel")) in page
-            assert f"{run['beyond_forward']:.1f} ({run['ratio']:.1f})" in page
+    for name in (n for n in found if n.startswith("kernels")):
+        cells_of = [found[name][f"row_sums {isa}"] for isa in ("avx512", "avx2", "base")]
+        cells_of += [found[name]["row_sums with weights"], found[name]["log_bias avx512"]]
+        for cell in cells_of:
+            assert f"{cell['us']:.1f} ({cell['ratio']:.2f})" in page
+    verbs = ("propose", "gather", "experts", "sentinel", "book")
+    assert cells(DOCS / "scaling.md", "engine") == [
+        [p["stack"], f"{p['vocab']:,}", f"{p['targets']:,}"]
+        + [f"{p['us'][v]:.2f}" for v in verbs]
+        + [f"{p['beyond_forward']:.1f} ({p['ratio']:.1f})"]
+        for p in found["curve"]["points"]
+    ]
+    assert cells(DOCS / "scaling.md", "rehearsal") == [
+        [f"{run['targets']:,}", f"{run['booked_when_killed']:,}"]
+        + [f"{run[life]:.0f}" for life in ("first_life_seconds", "second_life_seconds")]
+        + [f"{run['peak_memory_bytes'] / 2**20:,.0f}", f"{run['report_bytes'] / 1024:.0f}"]
+        for name, run in found.items()
+        if name.startswith("rehearsal")
+    ]
 
 
 def test_the_table_of_hugging_face_plans_is_the_result_file() -> None:
