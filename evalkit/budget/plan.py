@@ -347,6 +347,8 @@ class Search:
         self.table = dict[str, Candidate]()
         self._step = dict[str, float]()
         self.busy = 1.0
+        self._around = math.inf
+        """Seconds of a run outside its loop, the least so far: the first one pays for what is loaded once."""
 
     # -- runs -------------------------------------------------------------------------------------------------------------
 
@@ -362,6 +364,7 @@ class Search:
         if (known := self.diary.known.get(key)) is None:
             known = self.diary.add(self._run(key, plan, adapters, documents, until, exact))
         self.spent += known.elapsed
+        self._around = min(self._around, known.elapsed - known.wall)
         return known
 
     def _run(
@@ -402,7 +405,6 @@ class Search:
         ask = self.ask
         probe = self.run(plain, (), whole_documents(self.sizes, self.searched, 3 * ask.chunk_tokens), self._searching)
         pace = _pace(probe)
-        self._around = probe.elapsed - probe.wall
         self.say(
             f"the plain pass ({plain}) takes about {pace * ask.targets:.1f} s for {ask.targets:,} targets; the search "
             f"takes at most {ask.seconds:.1f} s"
@@ -581,7 +583,7 @@ class Search:
                 break
             run, known = _common(self.run(best.plan, best.adapters, documents, ask.seconds, exact=True), base)
             if len(run.bytes) < 2:
-                tried.append(f"{best.name}: cut, it took more than was left of the search's time")
+                tried.append(f"{best.name}: the search had no time to confirm it; give --search-seconds more")
                 break
             held = self._exact(best.plan, best.adapters, run, known)
             if not held.fits:
@@ -599,7 +601,9 @@ class Search:
                 return self._found(held, none, size, True, why, documents, tried)
             why = f"nothing beats the plain pass by more than its interval: {best.name} gains {held.gain:+.4f} BPB"
             return self._found(none, none, (0.0, 0.0, 0.0), False, why, documents, tried)
-        why = "nothing else fits the budget" if none.fits else "not even the plain pass fits the budget"
+        why = "not even the plain pass fits the budget"
+        if none.fits:
+            why = "nothing else that fits the budget was confirmed in time" if tried else "nothing else fits the budget"
         return self._found(none, none, (0.0, 0.0, 0.0), False, why, documents, tried)
 
     def _exact(self, plan: str, adapters: Sequence[Spec], run: Measured, base: Measured) -> Candidate:
@@ -661,7 +665,17 @@ def whole_gain(run: Measured, base: Measured, targets: int, seed: int = 0) -> tu
         other = rng.integers(0, len(size), fresh)
         draws[i] = a + b * mean + residual[other].sum() / size[other].sum()
     low, high = np.quantile(draws, [0.025, 0.975])
-    return line[0] + line[1] * mean, float(low), float(high)
+    gain, wide = line[0] + line[1] * mean, few_documents(len(size))
+    return gain, float(gain - wide * (gain - low)), float(gain + wide * (high - gain))
+
+
+def few_documents(n: int) -> float:
+    """How much wider a 95 % interval of n >= 2 documents is than the percentiles of their resamples: a resample's variance
+    is (n - 1) / n of the sample's, and Student's quantile (here by its expansion in 1 / n) stands where the normal one would.
+    """
+    z, v = 1.959964, n - 1
+    student = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v * v)
+    return student / z * math.sqrt(n / v)
 
 
 def _falling(x: np.ndarray, bits: np.ndarray, size: np.ndarray) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from evalkit.budget.plan import (
     Measured,
     Search,
     choose,
+    few_documents,
     here,
     label,
     ladders_for,
@@ -84,6 +85,11 @@ def test_a_gain_that_grows_with_the_logarithm_is_carried_on_to_the_longer_run() 
     assert low < gain < high
     flat = measured(docs, [base, [1000.0 - 8.0 * LN2] * 60])
     assert whole_gain(flat, measured(docs, [base]), 120_000) == pytest.approx((-0.01, -0.01, -0.01))
+
+
+def test_intervals_of_few_documents_are_wider_by_students_quantile() -> None:
+    for n, quantile in ((6, 2.5706), (12, 2.2010), (31, 2.0423), (1000, 1.9623)):
+        assert few_documents(n) == pytest.approx(quantile / 1.95996 * math.sqrt(n / (n - 1)), rel=0.01)
 
 
 def test_samples_are_whole_documents() -> None:
