@@ -87,6 +87,29 @@ def one(
     }
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown, a line a checkpoint and budget."""
+    head = "| checkpoint | budget | planned | forecast, s | seconds | error | gain | interval | fast | best that fits |"
+    lines = [head, "|---" * 10 + "|"]
+    for r in sorted(rows, key=lambda r: (r["checkpoint"], r["times"])):
+        low, high = r["interval"]
+        fast = r["bpb"] - r["beside"]["fast"]["bpb"]
+        cells = (
+            r["checkpoint"], f"{r['times']:g}x, {r['budget']:.1f} s", f"`{short(r['chosen'])}`", f"{r['forecast']:.1f}",
+            f"{r['seconds']:.1f}", f"{100 * r['error']:+.1f} %", f"{r['gain']:+.4f}", f"{low:+.4f} .. {high:+.4f}",
+            f"{fast:+.4f}", f"{r['behind_it']:+.4f}" if r["behind_it"] is not None else "",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def short(name: str) -> str:
+    """Adapters by name, the plan without what it always has."""
+    plan, _, adapters = name.partition(" | ")
+    words = [word.partition(":")[0] for word in adapters.split(" + ")]
+    return f"{plan.replace(',segment=0', '')}; {' + '.join(words)}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", nargs="+", required=True)

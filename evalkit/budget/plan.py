@@ -499,7 +499,7 @@ class Search:
         for n in (0, k, len(experts)):
             name = json.dumps(experts[:n])
             if name not in self._step:
-                if self.spent + 2.0 * self._around > self._searching:
+                if self.spent + self._around + base.wall / base.targets * LEAST_TARGETS > self._searching:
                     return k / len(experts)
                 run = self.run(plan_of(base), experts[:n], few, self._searching)
                 self._step[name] = run.wall / run.targets
@@ -570,7 +570,11 @@ class Search:
             LEAST_TARGETS, int(0.9 * room / (pace + 1.5 * dear))
         )  # half of a second try, should one be needed
         documents = whole_documents(self.sizes, self.held, targets)
-        base = self.run(plain, (), documents, self.spent + self._around + room * pace / (pace + 1.2 * dear), exact=True)
+        chunk = (
+            ask.chunk_tokens
+        )  # none starts that would end behind the limit, so each run gets the seconds of one more
+        part = room * pace / (pace + 1.2 * dear)
+        base = self.run(plain, (), documents, self.spent + self._around + part + pace * chunk, exact=True)
         none = self._exact(plain, (), base, base)
         tried = list[str]()
         while feasible:
@@ -581,7 +585,8 @@ class Search:
             if tried and self.spent > ask.seconds:
                 tried.append("the search's time was over before more could be tried")
                 break
-            run, known = _common(self.run(best.plan, best.adapters, documents, ask.seconds, exact=True), base)
+            until = ask.seconds + dear * chunk
+            run, known = _common(self.run(best.plan, best.adapters, documents, until, exact=True), base)
             if len(run.bytes) < 2:
                 tried.append(f"{best.name}: the search had no time to confirm it; give --search-seconds more")
                 break
