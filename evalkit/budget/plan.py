@@ -205,7 +205,11 @@ class Found:
 def choose(candidates: Sequence[Candidate]) -> Candidate:
     """The lowest BPB among those of the last rung that fit; of equals the quickest.  ValueError when none does."""
     last = max(c.rung for c in candidates)
-    return min((c for c in candidates if c.fits and c.rung == last), key=lambda c: (c.bpb, c.seconds.total))
+    return min((c for c in candidates if c.fits and c.rung == last), key=_merit)
+
+
+def _merit(c: Candidate) -> tuple[float, float]:
+    return c.bpb, c.seconds.total
 
 
 Place = Callable[[dict[str, float], Shape, Plan, float], Seconds]
@@ -564,7 +568,9 @@ class Search:
     def _confirm(self, plain: str, pace: float) -> Found:
         ask, last = self.ask, max(c.rung for c in self.table.values())
         room = max(ask.seconds - self.spent - 2.0 * self._around, 0.1 * ask.seconds)
-        feasible = [c for c in self.table.values() if c.rung == last and c.fits]
+        within = [c for c in self.table.values() if c.rung == last and c.seconds.total <= ask.budget]
+        within = [c for c in within if c.adapters or c.plan != plain]
+        feasible = [c for c in within if c.fits] or within  # where none fits beyond doubt, the run as a whole decides
         dear = max([pace, *(c.seconds.total / ask.targets for c in feasible)])
         targets = max(
             LEAST_TARGETS, int(0.9 * room / (pace + 1.5 * dear))
@@ -578,10 +584,8 @@ class Search:
         none = self._exact(plain, (), base, base)
         tried = list[str]()
         while feasible:
-            best = choose(feasible)
+            best = min(feasible, key=_merit)
             feasible.remove(best)
-            if not best.adapters and best.plan == plain:
-                break
             if tried and self.spent > ask.seconds:
                 tried.append("the search's time was over before more could be tried")
                 break
