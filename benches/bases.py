@@ -1,15 +1,16 @@
 """What do adapters bring, by base and by text?  Every checkpoint at hand on web, encyclopaedia, technical and mixed text.
 
     pip install ./examples/rwkv_door
-    python -m benches.bases --data DATA [--targets 16000]        DATA: a folder with texts and checkpoints/
+    python -m benches.bases --data DATA [--targets 12000]        DATA: a folder with texts and checkpoints/
     python -m benches.bases --draw                               only the picture and the lines from what was measured
 
 Experts are scored on recorded rows, one forward pass a checkpoint and text; ``slot`` learns in a pass of its own.  Every
 row is in benches/results/bases.json as soon as it is measured, and a row that is there is not measured again.  The picture is
 benches/results/bases.svg: BPB gained against the base's BPB, both logarithmic, and the fitted line of each adapter.
 
-A fit is gain = c * base^k by least squares on logarithms, over rows whose interval is below zero; what it says of a base
-of 1.06 lies far outside of what was measured, and its 95 % interval is drawn from resampled checkpoints.
+A fit is gain = c * base^k by least squares on logarithms, over token models on web text whose interval is below zero:
+other texts are further from what the models read, and bytes are other targets.  What it says
+of a base of 1.06 lies far outside of what was measured; its 95 % interval is drawn from resampled checkpoints.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def fits(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """By stack: exponent k, and the gain at FRONTIER with its interval over resampled checkpoints; none with too few rows."""
     found = dict[str, dict[str, Any]]()
     for stack in STACKS:
-        sure = points(rows, stack)
+        sure = [r for r in points(rows, stack) if r["text"] == "web" and "bytes" not in r["checkpoint"]]
         names = sorted({r["checkpoint"] for r in sure})
         if len(names) < 4:
             continue
@@ -225,7 +226,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--targets", type=int, default=16_000)
+    parser.add_argument("--targets", type=int, default=12_000)
     parser.add_argument("--draw", action="store_true", help="measure nothing")
     args = parser.parse_args()
     if not args.draw:
@@ -233,6 +234,7 @@ def main() -> int:
             parser.error("give --data DATA, or --draw")
         measure(args.data, args.targets)
     rows = kept()
+    write(rows, args.targets)
     RESULT.with_suffix(".svg").write_text(draw(rows), encoding="utf-8")
     print(table(rows))
     for stack, fit in fits(rows).items():

@@ -112,6 +112,18 @@ def test_the_tables_of_corpora_are_the_result_file(name: str) -> None:
     assert f"<!-- {name} -->\n{corpus_tables(found)[name]}\n<!-- end -->" in page
 
 
+@pytest.mark.parametrize("name", ["plan", "bases"])
+def test_the_tables_of_plans_and_of_bases_are_the_result_files(name: str) -> None:
+    from benches import bases, plan
+
+    rows = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+    shown = {"plan": plan.table, "bases": bases.table}[name](rows)
+    page = (DOCS / "recipes.md").read_text(encoding="utf-8")
+    assert f"<!-- {name} -->\n{shown}\n<!-- end -->" in page
+    if name == "bases":
+        assert (RESULTS / "bases.svg").read_text(encoding="utf-8") == bases.draw(rows)
+
+
 @pytest.mark.parametrize("verb", sorted(set(VERBS) - {"lm-eval"}))  # that one hands its flags on
 def test_the_examples_of_the_help_are_accepted(verb: str, capsys) -> None:
     """Every line of ``--help`` that begins with ``evalkit`` parses, and the adapters in it exist with these settings."""
