@@ -11,20 +11,24 @@ from evalkit.legality.effort import QUICK
 from tests.zoo.registry import every_target, find, specimens
 from tests.zoo.table import examine
 
-FEW = replace(QUICK, length=48, streams=1, cuts=12, forks=8, long_length=0, latin_length=0, own=0)
-"""For the specimen that runs the engine at every call."""
+FEW = replace(QUICK, length=48, streams=1, cuts=12, forks=10, long_length=0, latin_length=0, own=0)
+
+
+def few(name: str) -> bool:
+    """Legal targets, where more probes cannot change what is expected, and the one that runs the engine at every call."""
+    return name == "P2" or not find(name)[2]
 
 
 @pytest.mark.parametrize("name", every_target())
 def test_the_audit_names_the_broken_law_and_only_that(name: str) -> None:
-    row, verdict = examine(name, seed=0, effort=FEW if name.startswith("P2") else QUICK)
+    row, verdict = examine(name, seed=0, effort=FEW if few(name) else QUICK)
     assert row["right"], f"expected {row['expected']}, found {row['laws']}: {verdict.reason}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", every_target())
 def test_other_seeds_agree(name: str) -> None:
-    for seed in (0, 1, 2) if name.startswith("P2") else (1, 2):
+    for seed in (0, 1, 2) if few(name) else (1, 2):
         row, verdict = examine(name, seed=seed)
         assert row["right"], f"seed {seed}: expected {row['expected']}, found {row['laws']}: {verdict.reason}"
 
