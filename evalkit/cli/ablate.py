@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.cli.eval import add_run_flags
+from evalkit.cli.session import check_json, json_flag, tell
 
 EXAMPLES = """examples:
   evalkit ablate recipe.toml --out runs/ablation          one run per adapter, and the full stack; again: goes on
@@ -25,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_run_flags(parser)
     parser.add_argument("--out", metavar="DIR", help="keep every run, ablation.json and ablation.svg here")
-    parser.add_argument("--json", metavar="FILE", help="machine form; '-' prints it instead of the table")
+    json_flag(parser, " instead of the table")
     parser.add_argument("--svg", metavar="FILE", help="write the plot there")
 
 
@@ -37,19 +38,16 @@ def run(args: argparse.Namespace) -> int:
     recipe = resolve(args)
     if not recipe.adapters:
         raise InputError("ablate: the stack is empty, there is nothing to leave out; give --adapter or a recipe")
-    for flag, name in (("--json", args.json), ("--svg", args.svg)):
-        if name and name != "-" and not Path(name).resolve().parent.is_dir():
-            raise InputError(f"{flag} {name}: its folder does not exist")
+    check_json(args)
+    if args.svg and not Path(args.svg).resolve().parent.is_dir():
+        raise InputError(f"--svg {args.svg}: its folder does not exist")
     full, without = _runs(recipe, Path(args.out) if args.out else None)
     found = ablation(full, without, recipe.run.seed)
-    print(json.dumps(found, indent=2) if args.json == "-" else ablation_table(found), end="")
-    files = {args.json if args.json != "-" else None: json.dumps(found, indent=2) + "\n", args.svg: ablation_svg(found)}
+    tell(args, found, lambda: print(ablation_table(found), end=""))
     if args.out:
-        files |= {str(Path(args.out) / "ablation.json"): json.dumps(found, indent=2) + "\n"}
-        files |= {str(Path(args.out) / "ablation.svg"): ablation_svg(found)}
-    for name, content in files.items():
-        if name:
-            Path(name).write_text(content, encoding="utf-8")
+        (Path(args.out) / "ablation.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    for name in filter(None, (args.svg, args.out and Path(args.out) / "ablation.svg")):
+        Path(name).write_text(ablation_svg(found), encoding="utf-8")
     return 0
 
 

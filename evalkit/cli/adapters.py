@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
+
+from evalkit.cli.session import json_flag, tell
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("adapters", help="what is installed, with settings and defaults")
     parser.add_argument("name", nargs="?", help="show the settings of this one only")
-    parser.add_argument("--json", metavar="FILE", help="machine form; '-' prints it")
+    json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from evalkit.adapters.registry import describe
 
     rows = describe(args.name)
-    if args.json == "-":
-        print(json.dumps(rows, indent=2))
-        return 0
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=2)
+    tell(args, rows, lambda: _print(rows))
+    return 0
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
@@ -31,4 +31,3 @@ def run(args: argparse.Namespace) -> int:
         for setting in row["settings"]:
             doc = "; ".join(filter(None, (setting["doc"], setting["range"])))
             console.print(f"    {setting['name']} = {setting['default']}  {doc}", markup=False)
-    return 0

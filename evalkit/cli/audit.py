@@ -402,13 +402,10 @@ def _recorded(text: str) -> list[Any]:
 
 
 def _whole_zoo(args: argparse.Namespace) -> int:
+    from evalkit.cli.session import tell
     from evalkit.legality.target import zoo
 
     table = zoo("table")
     rows = table.sweep(seed=args.seed, seconds=args.seconds, tell=lambda line: print(line, file=sys.stderr))
-    if args.json:
-        text = table.to_json(rows)
-        print(text) if args.json == "-" else Path(args.json).write_text(text + "\n", encoding="utf-8")
-    if args.json != "-":
-        table.print_table(rows)
+    tell(args, table.to_json(rows), lambda: table.print_table(rows))
     return 0 if all(row["right"] for row in rows) else 1

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalkit.cli.session import json_flag, tell
 from evalkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--tokens", type=int, metavar="N", help=f"encode the first N targets (default {TOKENS})")
     parser.add_argument("--out", metavar="DIR", help="where the certificate goes")
     parser.add_argument("--decode", metavar="DIR", help="decode the certificate in DIR")
-    parser.add_argument("--json", metavar="F", help="machine form; '-' prints it")
+    json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,11 +69,8 @@ def _encode(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     account = make(setup, stream, Path(args.out), settings, artifact, _progress("encoded", stream.n_targets))
     seconds = time.perf_counter() - start
-    _print(
-        args,
-        {**vars(account), "holds": account.holds, "seconds": seconds, "folder": args.out},
-        _sizes(account, args.out),
-    )
+    said = {**vars(account), "holds": account.holds, "seconds": seconds, "folder": args.out}
+    tell(args, said, lambda: print("\n".join(_sizes(account, args.out))))
     return 0 if account.holds else 1
 
 
@@ -134,15 +131,11 @@ def _decode(args: argparse.Namespace) -> int:
         "decoded": str(out),
         "seconds": seconds,
     }
-    _print(
-        args,
-        said,
-        [
-            f"decoded {manifest.targets:,} targets, {manifest.text_bytes:,} bytes, from {manifest.bitstream_bytes:,} bytes of "
-            f"bitstream: identical (sha256 {manifest.text_sha256[:16]})",
-            f"tokens in {out}; {seconds:.1f} s",
-        ],
+    words = (
+        f"decoded {manifest.targets:,} targets, {manifest.text_bytes:,} bytes, from {manifest.bitstream_bytes:,} bytes of "
+        f"bitstream: identical (sha256 {manifest.text_sha256[:16]})\ntokens in {out}; {seconds:.1f} s"
     )
+    tell(args, said, lambda: print(words))
     return 0
 
 
@@ -156,15 +149,6 @@ def _warn(manifest: Any, setup: Any) -> None:
     differs += ["evalkit's code"] if setup.code_fingerprint() != manifest.fingerprint.get("code") else []
     if differs:
         print(f"other than at the encoder: {', '.join(differs)}; the decoder may part from it", file=sys.stderr)
-
-
-def _print(args: argparse.Namespace, record: dict[str, Any], lines: list[str]) -> None:
-    if args.json == "-":
-        print(json.dumps(record, indent=1))
-        return
-    if args.json:
-        Path(args.json).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print("\n".join(lines))
 
 
 def _progress(word: str, total: int) -> Callable[[int], None]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
+
+from evalkit.cli.session import check_json, json_flag, tell
 
 EXAMPLES = """examples:
   evalkit compare runs/a runs/b                           is b better than a on the same text and plan?
@@ -30,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--base", action="store_true", help="compare the base scores, without adapters")
     parser.add_argument("--force", action="store_true", help="compare although text or plan differ, and say so")
-    parser.add_argument("--json", metavar="FILE", help="machine form; '-' prints it")
+    json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,20 +41,14 @@ def run(args: argparse.Namespace) -> int:
 
     if len(args.more) % 2:
         raise InputError(f"--more takes pairs of runs A B, got {len(args.more)} runs")
-    if args.json and args.json != "-" and not Path(args.json).resolve().parent.is_dir():
-        raise InputError(f"--json {args.json}: its folder does not exist")
+    check_json(args)
     pairs = [(Path(args.run_a), Path(args.run_b))]
     pairs += [(Path(a), Path(b)) for a, b in zip(args.more[::2], args.more[1::2], strict=True)]
     column = "nats_base" if args.base else "nats"
     found = compare(*pairs[0], force=args.force, column=column)
     if len(pairs) > 1:
         found["field_rule"] = over_seeds(pairs, force=args.force, column=column)
-    if args.json == "-":
-        print(json.dumps(found, indent=2))
-        return 0
-    print("\n".join(lines(found)))
-    if args.json:
-        Path(args.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    tell(args, found, lambda: print("\n".join(lines(found))))
     return 0
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+from evalkit.cli.session import json_flag, tell
 
 if TYPE_CHECKING:
     from evalkit.stream.corpus import Built
@@ -57,7 +58,7 @@ def add_parser(subparsers: Any) -> None:
     for each in (build, check, attach):
         each.add_argument("--checkpoint", metavar="C", help="whose tokenizer is used (default: the bundled one)")
         each.add_argument("--tokenizer", metavar="T", help="where the checkpoint carries none")
-        each.add_argument("--json", metavar="FILE", help="write the numbers to FILE; '-' prints them")
+        json_flag(each)
 
 
 def _number(text: str) -> int:
@@ -108,13 +109,12 @@ def _build(args: argparse.Namespace) -> int:
     watch.end()
     if args.trusts:
         done.size = learn_trusts(args.out, model, tokenizer, args.trusts, args.bytes)
-    _tell(args.json, msgspec.to_builtins(done) | {"seconds": round(watch.seconds, 3)})
-    if args.json != "-":
-        print(
-            f"{args.out}: {done.kept_documents:,} of {done.documents:,} documents, {done.kept_tokens:,} of {done.tokens:,} "
-            f"tokens, {done.kept_bytes:,} bytes of text in {done.size:,} bytes of file"
-            + (", trusts with them" if args.trusts else "")
-        )
+    words = (
+        f"{args.out}: {done.kept_documents:,} of {done.documents:,} documents, {done.kept_tokens:,} of {done.tokens:,} "
+        f"tokens, {done.kept_bytes:,} bytes of text in {done.size:,} bytes of file"
+        + (", trusts with them" if args.trusts else "")
+    )
+    tell(args, msgspec.to_builtins(done) | {"seconds": round(watch.seconds, 3)}, lambda: print(words))
     return 0
 
 
@@ -172,9 +172,7 @@ def _check(args: argparse.Namespace) -> int:
     corpus, tokenizer = open_corpus(args.corpus), _tokenizer(args)
     corpus.check_tokenizer(tokenizer.vocab_size, tokenizer.fingerprint)
     found = overlap(corpus, open_stream(args.text, tokenizer))
-    _tell(args.json, msgspec.to_builtins(found) | {"detail": found.sentence()})
-    if args.json != "-":
-        print(found.sentence())
+    tell(args, msgspec.to_builtins(found) | {"detail": found.sentence()}, lambda: print(found.sentence()))
     return 1 if found.exact or found.near else 0
 
 
@@ -197,18 +195,9 @@ def _attach(args: argparse.Namespace) -> int:
         open_corpus(args.corpus).check_tokenizer(tokenizer.vocab_size, tokenizer.fingerprint)
         corpus = Path(args.corpus).read_bytes()
     size = add_corpus(source, corpus, out)
-    _tell(args.json, {"bytes": size, "corpus_bytes": len(corpus or b""), "cap_bytes": CAP_BYTES})
-    if args.json != "-":
-        print(f"{out}: {size:,} bytes, {len(corpus or b''):,} of them a corpus; the contest's limit is {CAP_BYTES:,}")
+    words = f"{out}: {size:,} bytes, {len(corpus or b''):,} of them a corpus; the contest's limit is {CAP_BYTES:,}"
+    tell(args, {"bytes": size, "corpus_bytes": len(corpus or b""), "cap_bytes": CAP_BYTES}, lambda: print(words))
     return 0
-
-
-def _tell(where: str | None, facts: dict[str, Any]) -> None:
-    if where == "-":
-        print(json.dumps(facts, indent=2))
-    elif where:
-        with open(where, "w", encoding="utf-8") as file:
-            file.write(json.dumps(facts, indent=2) + "\n")
 
 
 class _Watch:

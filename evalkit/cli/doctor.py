@@ -6,11 +6,11 @@ import argparse
 import importlib
 import importlib.metadata
 import importlib.util
-import json
 import sys
 from typing import Any
 
 from evalkit.cli.recipe import ASSETS
+from evalkit.cli.session import json_flag, tell
 
 CHECKS = (
     (
@@ -40,7 +40,7 @@ EXTRAS = (
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("doctor", help="what is missing here, and the command that mends it")
-    parser.add_argument("--json", metavar="FILE", help="machine form; '-' prints it")
+    json_flag(parser)
 
 
 def examine() -> list[dict[str, Any]]:
@@ -94,15 +94,7 @@ def _device() -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     rows = examine()
-    if args.json:
-        text = json.dumps(rows, indent=2)
-        if args.json == "-":
-            print(text)
-        else:
-            with open(args.json, "w", encoding="utf-8") as file:
-                file.write(text + "\n")
-    if args.json != "-":
-        for row in rows:
-            mark = "ok  " if row["ok"] else ("MISS" if row["required"] else "opt ")
-            print(f"{mark}  {row['name']:<30} {row['detail']}")
+    marks = (("ok  " if row["ok"] else ("MISS" if row["required"] else "opt ")) for row in rows)
+    lines = [f"{mark}  {row['name']:<30} {row['detail']}" for mark, row in zip(marks, rows, strict=True)]
+    tell(args, rows, lambda: print("\n".join(lines)))
     return 0 if all(row["ok"] for row in rows if row["required"]) else 1

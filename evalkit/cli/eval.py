@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from evalkit.cli.recipe import DEFAULT_ADAPTERS, Recipe, RunSettings, read_recipe
+from evalkit.cli.session import check_json, json_flag, tell
 from evalkit.errors import InputError
 
 EXAMPLES = """examples:
@@ -72,7 +72,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--shed", action="append", metavar="NAME", help="what to leave out first when the budget will not suffice"
     )
-    parser.add_argument("--json", metavar="FILE", help="write run.json to FILE; '-' prints it instead of the table")
+    json_flag(parser, " instead of the table")
     parser.add_argument(
         "--tracker", action="append", metavar="NAME[:k=v,...]", help="follow it in tensorboard, wandb or trackio"
     )
@@ -119,8 +119,7 @@ def _chosen_adapters(
 
 def run(args: argparse.Namespace) -> int:
     recipe = resolve(args)
-    if args.json and args.json != "-" and not Path(args.json).resolve().parent.is_dir():
-        raise InputError(f"--json {args.json}: its folder does not exist")
+    check_json(args)
     if recipe.run.nproc > 1:
         from evalkit.cli.launch import launch_ranks
 
@@ -135,14 +134,9 @@ def run(args: argparse.Namespace) -> int:
 
 def finish(result: Any, args: argparse.Namespace) -> int:
     """Print the table or the JSON; exit code 1 when the budget stopped the run, 0 when SIGTERM did."""
-    if args.json == "-":
-        print(json.dumps(result.run, indent=2))
-    else:
-        from evalkit.report.terminal import print_result
+    from evalkit.report.terminal import print_result
 
-        print_result(result)
-        if args.json:
-            Path(args.json).write_text(json.dumps(result.run, indent=2) + "\n", encoding="utf-8")
+    tell(args, result.run, lambda: print_result(result))
     budget = result.record.budget
     for cut in budget.shed:
         where = f"from target {cut['from_target']:,} on"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.cli.eval import add_run_flags, resolve
+from evalkit.cli.session import json_flag, tell
 from evalkit.machine import usable_cpus
 
 if TYPE_CHECKING:
@@ -42,9 +43,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--out", metavar="DIR", required=True, help="planned.toml, plan.json, plan.html; run again to go on"
     )
-    parser.add_argument(
-        "--json", metavar="FILE", help="write plan.json to FILE too; '-' prints it instead of the table"
-    )
+    json_flag(parser, " instead of the table")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,13 +61,10 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--{name} must be positive, got {value:g}")
     report = _plan(args, recipe)
     folder = Path(args.out)
-    write_atomic(folder / "planned.toml", [plan_toml(report).encode()])
-    write_atomic(folder / "plan.html", [plan_page(report).encode()])
-    text = json.dumps(report, indent=2) + "\n"
-    write_atomic(folder / "plan.json", [text.encode()])
-    if args.json and args.json != "-":
-        Path(args.json).write_text(text, encoding="utf-8")
-    print(text if args.json == "-" else "\n".join([*plan_lines(report), f"recipe: {folder / 'planned.toml'}"]))
+    write_atomic(folder / "planned.toml", plan_toml(report).encode())
+    write_atomic(folder / "plan.html", plan_page(report).encode())
+    write_atomic(folder / "plan.json", (json.dumps(report, indent=2) + "\n").encode())
+    tell(args, report, lambda: print("\n".join([*plan_lines(report), f"recipe: {folder / 'planned.toml'}"])))
     return 0 if report["chosen"]["fits"] else 1
 
 

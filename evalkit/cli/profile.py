@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from evalkit.cli.eval import add_run_flags, resolve
+from evalkit.cli.session import json_flag, tell
 from evalkit.machine import usable_cpus
 
 EPILOG = """examples:
@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
         "--seconds", type=float, default=120.0, metavar="S", help="longest calibration run (default 120)"
     )
     parser.add_argument("--out", metavar="DIR", help="keep the calibration run here, with trace.json for Perfetto")
-    parser.add_argument("--json", metavar="FILE", help="machine form; '-' prints it instead of the tables")
+    json_flag(parser, " instead of the tables")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,16 +48,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--out {args.out} holds a run already, and a profile must measure: give another folder")
     target = parse_target(args.target) if args.target else None
     report = _profile(args, target)
-    if args.json:
-        text = json.dumps(report, indent=2) + "\n"
-        if args.json == "-":
-            print(text, end="")
-        else:
-            Path(args.json).write_text(text, encoding="utf-8")
-    if args.json != "-":
-        from evalkit.report.profile import print_profile
+    from evalkit.report.profile import print_profile
 
-        print_profile(report)
+    tell(args, report, lambda: print_profile(report))
     return 0 if report["fits"] in (None, True) else 1
 
 

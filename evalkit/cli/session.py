@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +22,30 @@ FIELD_TOKENIZERS = {1024: ASSETS / "fineweb_1024_bpe.model"}
 def say(text: str) -> None:
     """One line of the conversation, on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def json_flag(parser: argparse.ArgumentParser, instead: str = "") -> None:
+    """``--json FILE``, as every verb that measures or judges has it."""
+    parser.add_argument("--json", metavar="FILE", help=f"machine form; '-' prints it{instead}")
+
+
+def check_json(args: argparse.Namespace) -> None:
+    """InputError before long work when the file could not be written after it."""
+    if args.json and args.json != "-" and not Path(args.json).resolve().parent.is_dir():
+        raise InputError(f"--json {args.json}: its folder does not exist")
+
+
+def tell(args: argparse.Namespace, content: Any, words: Callable[[], Any]) -> None:
+    """The machine form (text as it is, anything else as JSON) where ``--json`` wants it; ``words()`` where stdout is free."""
+    text = content if isinstance(content, str) else json.dumps(content, indent=2)
+    if args.json == "-":
+        print(text)
+        return
+    if args.json:
+        Path(args.json).write_text(
+            text + "\n", encoding="utf-8"
+        )  # not renamed into place: it may be a pipe or a device
+    words()
 
 
 def open_parts(recipe: Recipe) -> tuple[Any, Any, Any, list[Any]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
+
+from evalkit.cli.session import json_flag, tell
 
 
 def add_parser(subparsers: Any) -> None:
@@ -15,7 +16,7 @@ def add_parser(subparsers: Any) -> None:
         description="Known violations with their fixes, and legal look-alikes.  'evalkit audit zoo:ID' runs one.",
     )
     parser.add_argument("name", nargs="?", metavar="ID", help="show the code of one: A4, A4:fix, L7")
-    parser.add_argument("--json", metavar="F", help="machine form; '-' prints it")
+    json_flag(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,14 +25,7 @@ def run(args: argparse.Namespace) -> int:
     if args.name:
         return _show(args.name)
     rows = [_row(s) for s in zoo("registry").specimens().values()]
-    if args.json:
-        text = json.dumps(rows, indent=1)
-        if args.json == "-":
-            print(text)
-            return 0
-        with open(args.json, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-    _table(rows)
+    tell(args, rows, lambda: _table(rows))
     return 0
 
 
