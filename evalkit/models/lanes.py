@@ -23,7 +23,7 @@ from evalkit.errors import EvalkitError, InputError
 from evalkit.models.base import Text
 from evalkit.models.forward import LocalForward, WindowForward
 from evalkit.models.rows import Answer, Question
-from evalkit.plan import Chunk, Plan, Window, owners
+from evalkit.plan import Chunk, Document, Plan, Window, owners
 
 
 @dataclass
@@ -53,12 +53,13 @@ class LaneForward(LocalForward):
         needs: Needs,
         groups: dict[str, Bool],
     ) -> None:
-        if plan.name != "document":
+        if not isinstance(plan, Document):
             raise InputError(
                 f"{model.owner}: it trains documents apart, but plan {plan.name} scores across them; "
                 "give --plan document:seq_len=512,stride=256"
             )
         super().__init__(model, plan, text, needs, groups)
+        self._strides = plan
         self._starts = set(np.asarray(text.doc_start).tolist())
         self._carried = b""
 
@@ -91,7 +92,7 @@ class LaneForward(LocalForward):
 
     def _pieces(self, window: Window) -> list[tuple[Window, int]]:
         """The window's targets, at most ``model.chunk`` at a time, and the input tokens of the call for each."""
-        full = window.lo + (self.plan.seq_len if window.skip == 0 else self.plan.stride)  # pyright: ignore[reportAttributeAccessIssue]
+        full = window.lo + (self._strides.seq_len if window.skip == 0 else self._strides.stride)
         edges = range(window.lo, window.hi, self.model.chunk or window.hi)
         found = []
         for lo in edges:

@@ -166,15 +166,20 @@ class Disjoint(Plan, frozen=True):
             yield Window(start, start + 1, min(start + self.seq_len + 1, n_tokens))
 
 
-class Sliding(Plan, frozen=True):
+class Strided(Plan, frozen=True):
     """Windows of seq_len tokens that start stride apart; after the first, each books its last stride targets."""
 
-    name: ClassVar[str] = "sliding"
     seq_len: int = 512
     stride: int = 64
 
     def __post_init__(self) -> None:
-        _check_stride(self.name, self.seq_len, self.stride)
+        _at_least(self.name, "seq_len", self.seq_len, 1)
+        _at_least(self.name, "stride", self.stride, 1)
+        if self.stride > self.seq_len:
+            raise InputError(
+                f"plan {self.name}: stride {self.stride} is longer than seq_len {self.seq_len}, so targets would be skipped; "
+                f"choose stride <= {self.seq_len}"
+            )
 
     @property
     def context(self) -> int:
@@ -184,11 +189,17 @@ class Sliding(Plan, frozen=True):
     def step(self) -> int:
         return self.stride
 
+
+class Sliding(Strided, frozen=True):
+    """Over the whole stream."""
+
+    name: ClassVar[str] = "sliding"
+
     def windows(self, n_tokens: int, doc_start: npt.NDArray[np.int64]) -> Iterator[Window]:
         return _strided(0, n_tokens, self.seq_len, self.stride)
 
 
-class Document(Plan, frozen=True):
+class Document(Strided, frozen=True):
     """Sliding within each document, no context across documents.
 
     A document owns the targets after its BOS up to and including the next BOS, so the plan books exactly the targets
@@ -196,19 +207,6 @@ class Document(Plan, frozen=True):
     """
 
     name: ClassVar[str] = "document"
-    seq_len: int = 512
-    stride: int = 64
-
-    def __post_init__(self) -> None:
-        _check_stride(self.name, self.seq_len, self.stride)
-
-    @property
-    def context(self) -> int:
-        return self.seq_len
-
-    @property
-    def step(self) -> int:
-        return self.stride
 
     def windows(self, n_tokens: int, doc_start: npt.NDArray[np.int64]) -> Iterator[Window]:
         for start, following in zip(doc_start, [*doc_start[1:], n_tokens - 1], strict=True):
@@ -263,13 +261,3 @@ class Banded(Plan, frozen=True):
     def carries_on(self) -> bool:
         """True when the state outlives a chunk, so that one process alone can run it."""
         return self.segment == 0
-
-
-def _check_stride(plan: str, seq_len: int, stride: int) -> None:
-    _at_least(plan, "seq_len", seq_len, 1)
-    _at_least(plan, "stride", stride, 1)
-    if stride > seq_len:
-        raise InputError(
-            f"plan {plan}: stride {stride} is longer than seq_len {seq_len}, so targets would be skipped; "
-            f"choose stride <= {seq_len}"
-        )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from evalkit.adapters.base import StreamInfo
 from evalkit.adapters.learners.learner import Booked, ChunkLearner, Trainer, TttSettings
-from evalkit.adapters.learners.optim import orthogonalise
+from evalkit.adapters.learners.optim import AdamW, Sgd, orthogonalise
 from evalkit.adapters.learners.ranks import Ranks
 from evalkit.adapters.learners.weights import FlatParams
 from evalkit.errors import InputError
@@ -99,21 +99,19 @@ class FullTtt(WholeModelLearner):
         self.settings = settings or FullTttSettings()
 
     def _optimiser(self, flat: FlatParams) -> Optimiser:
-        from evalkit.adapters.learners.optim import AdamW, Sgd
-
         s = self.settings
         if s.optimiser == "sgd":
             return Sgd(flat.values, s.momentum)
         return AdamW(flat.values, s.betas, 1e-8, s.weight_decay)
 
 
-class MuonStep:
+class MuonStep(Sgd):
     """w -= lr O(g) for matrices (3-D tensors are banks of them), w -= lr vector_lr g for the rest."""
 
     def __init__(self, flat: FlatParams, settings: MuonTttSettings, ranks: Ranks) -> None:
         """``ranks`` share the orthogonalisations, one shape each."""
+        super().__init__(flat.values, settings.momentum)
         self.settings, self._flat, self._ranks = settings, flat, ranks
-        self.buffer = torch.zeros_like(flat.values) if settings.momentum else None
         shapes: dict[tuple[int, ...], list[int]] = {}
         for i, p in enumerate(flat.params.values()):
             if p.ndim in (2, 3):
@@ -124,8 +122,8 @@ class MuonStep:
     @torch.no_grad()
     def step(self, values: Tensor, grad: Tensor, lr: float) -> None:
         if self.buffer is not None:
-            self.buffer.mul_(self.settings.momentum).add_(grad)
-            grad.add_(self.buffer, alpha=self.settings.momentum)
+            self.buffer.mul_(self.momentum).add_(grad)
+            grad.add_(self.buffer, alpha=self.momentum)
         parts, weights = self._flat.views(grad), self._flat.views(values)
 
         def moves(group: int) -> Tensor:
@@ -140,17 +138,6 @@ class MuonStep:
         for i, part in enumerate(parts):
             if part.ndim not in (2, 3):
                 weights[i].add_(part, alpha=-lr * self.settings.vector_lr)
-
-    def state(self) -> dict[str, Tensor]:
-        return {} if self.buffer is None else {"muon.momentum": self.buffer}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        if self.buffer is not None:
-            self.buffer.copy_(state["muon.momentum"])
-
-    def reset(self) -> None:
-        if self.buffer is not None:
-            self.buffer.zero_()
 
 
 class MuonTttSettings(WholeModelSettings, frozen=True):
@@ -191,7 +178,6 @@ class MuonTtt(WholeModelLearner):
         return super()._attach(model, info)
 
     def _optimiser(self, flat: FlatParams) -> Optimiser:
-
         return MuonStep(flat, self.settings, self.ranks)
 
     def shed(self, work: str) -> str:
