@@ -25,8 +25,11 @@ from evalkit.adapters.registry import parse_adapter
 from evalkit.cli.main import main
 from evalkit.cli.recipe import ASSETS
 from evalkit.errors import EvalkitError, InputError
+from evalkit.legality.engine.checks import corpora
+from evalkit.legality.engine.setup import Setup
 from evalkit.models.ek.container import add_corpus, read_artifact
 from evalkit.models.ek.door import ArtifactDoor
+from evalkit.plan import parse_plan
 from evalkit.scoring.score import score
 from evalkit.stream import open_texts
 from evalkit.stream.corpus import build_corpus, parse_corpus, read_corpus, write_corpus, write_with_trusts
@@ -304,6 +307,10 @@ def test_a_scored_document_in_the_corpus_stops_the_run(
         *("--checkpoint", checkpoint, "--tokenizer", "byte", "--json", "-"),
     )
     found = json.loads(checked.out)
+    model, tokenizer = ArtifactDoor.load(ASSETS / "tiny.ek"), ByteTokenizer()
+    setup = Setup(model, tokenizer, (parse_adapter(spec),), parse_plan("disjoint"))
+    (seen,) = corpora(setup, open_texts([document(i) for i in range(100, 104)], tokenizer))
+    assert (seen.ledger, seen.status) == ("provenance", "ok" if share == "quotation" else "violated")
     if share == "quotation":
         assert said.code == checked.code == 0
         assert 0.1 < found["most"] < 0.5

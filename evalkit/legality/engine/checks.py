@@ -1,4 +1,4 @@
-"""What else can be looked at in a setup?  Windows, bytes, batches, artifact size.  (Tests T7, T8, T11, T16.)"""
+"""What else can be looked at in a setup?  Windows, bytes, batches, artifact size, corpora.  (Tests T7, T8, T11, T16, P2.)"""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from evalkit.adapters.base import CountsCorpus
+from evalkit.adapters.info import carried, stream_info
 from evalkit.legality.engine.setup import Setup, fresh, lanes_of, replay, stream_of
 from evalkit.legality.verdict import Check
 from evalkit.models.base import SizedModel
 from evalkit.models.ek.container import CAP_BYTES
+from evalkit.scoring.run import families
 from evalkit.stream import Stream
 
 BATCH_TOLERANCE = 2e-3
@@ -19,7 +22,13 @@ BATCH_TOLERANCE = 2e-3
 
 def setup_checks(setup: Setup, stream: Stream) -> list[Check]:
     """All of them, in the order of their tests."""
-    return [windows(setup, stream), byte_count(stream), batches(setup, stream), artifact(setup.model)]
+    return [
+        windows(setup, stream),
+        byte_count(stream),
+        batches(setup, stream),
+        artifact(setup.model),
+        *corpora(setup, stream),
+    ]
 
 
 def windows(setup: Setup, stream: Stream) -> Check:
@@ -66,6 +75,24 @@ def batches(setup: Setup, stream: Stream) -> Check:
 def _one_lane(adapter: Any) -> Any:
     """One document at a time where several learn side by side."""
     return fresh(adapter, lanes=1) if lanes_of(adapter) > 1 else adapter
+
+
+def corpora(setup: Setup, stream: Stream) -> list[Check]:
+    """P2: does the scored text stand in what an expert counted before the first target?  One for each that counted any."""
+    experts = families(setup.fresh())[1]
+    info = stream_info(stream, setup.seed, setup.model.vocab_size, carried(setup.model, experts))
+    found = [(e, e.overlap(stream, info)) for e in experts if isinstance(e, CountsCorpus)]
+    return [
+        Check(
+            test="P2",
+            name=f"corpus of {expert.name}",
+            status="violated" if overlap.exact or overlap.near else "ok",
+            detail=overlap.sentence(),
+            ledger="provenance",
+        )
+        for expert, overlap in found
+        if overlap is not None
+    ]
 
 
 def artifact(model: Any) -> Check:
