@@ -28,8 +28,10 @@ from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Settings, Side
 from evalkit.adapters.experts.corpus import counted
 from evalkit.adapters.info import stream_info
 from evalkit.adapters.registry import parse_adapter
+from evalkit.cli.main import main as main_of_evalkit
 from evalkit.cli.recipe import ASSETS, Recipe, RunSettings
 from evalkit.machine import peak_memory_bytes
+from evalkit.report.compare import compare
 from evalkit.scoring.environment import environment
 from evalkit.scoring.statistics import paired_interval
 from evalkit.stream.corpus import build_corpus, read_corpus, sample_corpus
@@ -37,6 +39,8 @@ from evalkit.stream.corpus import build_corpus, read_corpus, sample_corpus
 HERE = Path(__file__).resolve().parent
 COMMAND = "python -m benches.corpus --train train.jsonl.xz --like web.jsonl --shared DATA"
 CAP = 16_000_000
+TRUSTS = 1_000_000
+"""Tokens of the corpus on which its trusts are learned, in the artifact."""
 CURVE = (1_000_000, 2_000_000, 4_000_000, 8_000_000)
 TEXTS = {
     "sample": (str(ASSETS / "sample.jsonl.xz"), None),
@@ -46,7 +50,7 @@ TEXTS = {
     "tech": ("val_tech.jsonl.xz", 100_000),
     "mix": ("val_mix.jsonl.xz", 100_000),
 }
-SIBLING = ("base7x384_throughput.int8.ptz", "val_fineweb_head.jsonl.xz", 16_384)
+SIBLING = ("base7x384_throughput.int8.ptz", "val_fineweb_head.jsonl.xz", 65_536)
 
 
 class Columns:
@@ -65,9 +69,6 @@ class Columns:
 
     def begin(self, info: StreamInfo) -> None:
         self.kept = []
-
-    def propose(self, tokens: Int32) -> Int32:
-        return np.empty((len(tokens), 0), np.int32)
 
     def score(self, chunk: TokenChunk, p: Float64) -> Float64:
         assert chunk.side.entropy is not None
@@ -187,8 +188,29 @@ def corpora(train: Sequence[str], like: Sequence[str], work: Path, found: dict[s
     for name, size in sizes.items():
         if not kept[name].is_file():
             sample_corpus(kept[name], read_corpus(whole).ids, tokenizer, size, like)
-    found["artifact_bytes"] = add_corpus(work / "plain.ek", kept["artifact"].read_bytes(), work / "artifact.ek")
+    kept["artifact, trusts"] = work / "trusts.ekc"
+    if not kept["artifact, trusts"].is_file():
+        command = ["corpus", "build", "--checkpoint", str(work / "plain.ek"), "--text", *train, "--like", *like]
+        command += ["--bytes", str(sizes["artifact"]), "--trusts", str(TRUSTS), "--out", str(kept["artifact, trusts"])]
+        if main_of_evalkit(command):
+            raise SystemExit(f"evalkit {' '.join(command)} failed")
+    found["artifact_bytes"] = add_corpus(work / "plain.ek", kept["artifact, trusts"].read_bytes(), work / "artifact.ek")
     return kept | {"all": whole}
+
+
+def stack(work: Path, text: Path, limit: int) -> dict[str, Any]:
+    """The best stack of experts over the artifact with its corpus, and over the same weights without one."""
+    runs = {}
+    for name, checkpoint in (("without", "plain.ek"), ("artifact", "artifact.ek")):
+        recipe = HERE.parent / "recipes" / "experts.toml"
+        command = ["eval", str(recipe), "--checkpoint", str(work / checkpoint), "--text", str(text)]
+        command += ["--limit-tokens", str(limit), "--threads", "1", "--out", str(work / f"stack-{name}")]
+        if main_of_evalkit(command):
+            raise SystemExit(f"evalkit {' '.join(command)} failed")
+        run = json.loads((work / f"stack-{name}" / "run.json").read_text("utf-8"))
+        runs[name] = {"totals": run["totals"], "stages": run["stages"]}
+    found = compare(work / "stack-without", work / "stack-artifact")
+    return runs | {k: found[k] for k in ("delta_bpb", "ci95")}
 
 
 def opened(path: Path) -> dict[str, Any]:
@@ -214,7 +236,7 @@ def main() -> int:
     parser.add_argument("--like", nargs="+", required=True)
     parser.add_argument("--shared", required=True, help="folder with the texts to score, and checkpoints/")
     parser.add_argument("--work", default="runs/corpus", help="columns and corpora; those that are there are used")
-    parser.add_argument("--only", nargs="+", choices=[*TEXTS, "sibling"], default=[*TEXTS, "sibling"])
+    parser.add_argument("--only", nargs="+", choices=[*TEXTS, "sibling", "stack"], default=[*TEXTS, "sibling", "stack"])
     parser.add_argument("--out", default=str(HERE / "results" / "corpus.json"))
     args = parser.parse_args()
     out, work, shared = Path(args.out), Path(args.work), Path(args.shared)
@@ -226,13 +248,15 @@ def main() -> int:
     _write(out, found)
     for name in args.only:
         print(name, flush=True)
-        if name == "sibling":
+        if name == "stack":
+            found["stack"] = stack(work, shared / TEXTS["head"][0], TEXTS["head"][1] or 0)
+        elif name == "sibling":
             file, text, limit = SIBLING
             own = work / "sibling.ekc"
             if not own.is_file():
                 from evalkit.stream import open_tokenizer
 
-                build_corpus(args.like, open_tokenizer(ASSETS / "fineweb_1024_bpe.model"), own)
+                build_corpus(args.train, open_tokenizer(ASSETS / "fineweb_1024_bpe.model"), own)
             scored = Scored(shared / text, limit, str(shared / "checkpoints" / file), work / "sibling.npz")
             found["sibling"] = {"checkpoint": file} | scored.table({"corpus": own}) | {"corpus": opened(own)}
         else:
