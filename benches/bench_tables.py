@@ -310,21 +310,14 @@ def against(row: dict[str, Any]) -> dict[str, Any]:
 
 def plot(rows: dict[str, Any]) -> str:
     """Cost over length of the text, and its floor, for each vocabulary."""
-    from evalkit.report.svg import COLOURS, Series, line_plot
+    from evalkit.report.svg import Series, line_file
 
     series = []
     for vocab, row in rows.items():
         x = [r["tokens"] / 1e6 for r in row["six_orders"]]
         for name, key in (("six orders", "ns"), ("floor", "floor_ns")):
             series.append(Series(f"{name}, V={vocab}", x, [r[key] for r in row["six_orders"]]))
-    head = line_plot(series, "million tokens", "CPU ns per token", level=0.0).partition("</svg>")[0]
-    key = "".join(
-        f'<text x="{90 + 150 * i}" y="12" style="fill:{COLOURS[i]}">{s.name}</text>' for i, s in enumerate(series)
-    )
-    style = (
-        "<style>text{font:11px sans-serif;fill:#222}.grid{stroke:#ddd}.zero{stroke:#888;stroke-dasharray:3 3}</style>"
-    )
-    return head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + style + key + "</svg>\n"
+    return line_file(series, "million tokens", "CPU ns per token", level=0.0)
 
 
 def main() -> int:

@@ -269,6 +269,22 @@ def main() -> int:
 
 def _write(path: Path, found: dict[str, Any]) -> None:
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if "texts" in found:
+        path.with_suffix(".svg").write_text(_picture(found), encoding="utf-8")
+
+
+def _picture(found: dict[str, Any]) -> str:
+    """BPB to ppm without a corpus against bytes of corpus, a line for each text."""
+    from evalkit.report.svg import Series, line_file
+
+    sizes = {"ppm": 0.0} | {
+        name: facts["bytes"] / 1e6 for name, facts in found["corpora"].items() if "trusts" not in name
+    }
+    curves = []
+    for name, scored in found["texts"].items():
+        rows = {row["name"]: row["delta_bpb"] for row in scored["rows"]}
+        curves.append(Series(name, list(sizes.values()), [rows[k] for k in sizes]))
+    return line_file(curves, "MB of corpus", "BPB to ppm without it", level=0.0)
 
 
 if __name__ == "__main__":

@@ -98,10 +98,12 @@ def corpus_tables(found: dict[str, Any]) -> dict[str, str]:
         facts = found["corpora"].get(row["name"])
         sizes = f"{facts['bytes']:,} | {facts['tokens']:,}" if facts else " | "
         curve.append(f"| {row['name']} | {sizes} | {line(row)} |")
-    texts = ["| text | targets | base | ppm | artifact | to ppm | 95 % interval |", "|---|---|---|---|---|---|---|"]
+    names = ("base", "ppm", "artifact", "artifact, trusts")
+    texts = [f"| text | targets | {' | '.join(names)} | to ppm | 95 % interval |", "|---|---|---|---|---|---|---|---|"]
     for name, scored in found["texts"].items():
-        base, ppm, row = (next(r for r in scored["rows"] if r["name"] == k) for k in ("base", "ppm", "artifact"))
-        texts.append(f"| {name} | {scored['targets']:,} | {base['bpb']:.4f} | {ppm['bpb']:.4f} | {line(row)} |")
+        rows = {row["name"]: row for row in scored["rows"]}
+        first = " | ".join(f"{rows[k]['bpb']:.4f}" for k in names[:-1])
+        texts.append(f"| {name} | {scored['targets']:,} | {first} | {line(rows[names[-1]])} |")
     return {"curve": "\n".join(curve), "texts": "\n".join(texts)}
 
 
