@@ -141,7 +141,14 @@ def learn_trusts(path: str | Path, model: Any, tokenizer: Any, tokens: int, most
     header = corpus.header
     with TemporaryDirectory(dir=Path(path).parent) as folder:
         rest = Path(folder) / "others.ekc"
-        write_corpus(rest, others, vocab_size=header.vocab_size, bos_id=header.bos_id, tokenizer=header.tokenizer)
+        write_corpus(
+            rest,
+            others,
+            vocab_size=header.vocab_size,
+            bos_id=header.bos_id,
+            tokenizer=header.tokenizer,
+            preset=0,  # the file lives for this run alone
+        )
         stream = stream_of_tokens(drawn, tokenizer, str(path))
         exact, shares, _ = shared_text(open_corpus(rest), stream)
         copied = np.array([one or share >= NEAR for one, share in zip(exact, shares, strict=True)])

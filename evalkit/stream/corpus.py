@@ -50,6 +50,7 @@ MAX_FILE = 1 << 36
 MAX_TRUSTS = 1 << 28
 DICTIONARY = 1 << 25
 """LZMA2's window, bytes: what a decoder must hold beside the ids."""
+PRESET = 6
 SLAB = 1 << 20
 HELD = 9 << 13
 """More bytes than the encoder ever holds back: a chunk of 64 KiB and what it looks ahead."""
@@ -235,10 +236,17 @@ def _width(vocab_size: int) -> int:
     return 2 if vocab_size <= 1 << 16 else 4
 
 
-def _filters(width: int) -> list[dict[str, Any]]:
+def _filters(width: int, preset: int = PRESET) -> list[dict[str, Any]]:
     # lp and pb: ids repeat their place every two bytes; of 4-byte ids the upper halves cost next to nothing all the same
     return [
-        {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": DICTIONARY, "lc": 3, "lp": width // 2, "pb": width // 2}
+        {
+            "id": lzma.FILTER_LZMA2,
+            "preset": preset,
+            "dict_size": DICTIONARY,
+            "lc": 3,
+            "lp": width // 2,
+            "pb": width // 2,
+        }
     ]
 
 
@@ -351,11 +359,18 @@ def write_with_trusts(out: str | Path, source: str | Path, trusts: Trusts) -> in
 
 
 def write_corpus(
-    out: str | Path, ids: npt.NDArray[np.integer], *, vocab_size: int, bos_id: int, tokenizer: str, text_bytes: int = 0
+    out: str | Path,
+    ids: npt.NDArray[np.integer],
+    *,
+    vocab_size: int,
+    bos_id: int,
+    tokenizer: str,
+    text_bytes: int = 0,
+    preset: int = PRESET,
 ) -> None:
-    """Write ids [n], a BOS before each document, as they are.  ``tokenizer``: its fingerprint."""
+    """Write ids [n], a BOS before each document, as they are.  ``tokenizer``: its fingerprint.  ``preset``: of LZMA2."""
     width = _width(vocab_size)
-    packed = lzma.compress(ids.astype(f"<u{width}").tobytes(), lzma.FORMAT_RAW, filters=_filters(width))
+    packed = lzma.compress(ids.astype(f"<u{width}").tobytes(), lzma.FORMAT_RAW, filters=_filters(width, preset))
     header = CorpusHeader(
         vocab_size=vocab_size,
         bos_id=bos_id,
