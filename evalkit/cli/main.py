@@ -28,6 +28,7 @@ VERBS = {
     "lm-eval": "run lm-evaluation-harness on a checkpoint with adapters",
     "adapters": "what is installed, with settings and defaults",
     "doctor": "what is missing here, and the command that mends it",
+    "completion": "a script that completes verbs, flags and names in your shell",
 }
 
 
@@ -68,6 +69,12 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
         elif _installed(name):
             subparsers.add_parser(name, help=summary, add_help=False)
     return parser
+
+
+def verb_parser(verb: str) -> argparse.ArgumentParser:
+    """The parser of one verb: what comes behind ``evalkit VERB``."""
+    subparsers = next(a for a in build_parser(verb)._actions if isinstance(a, argparse._SubParsersAction))
+    return subparsers.choices[verb]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -135,7 +135,7 @@ def test_the_examples_of_the_help_are_accepted(verb: str, capsys) -> None:
     lines = [line.strip().split("  ")[0] for line in capsys.readouterr().out.splitlines()]
     for line in lines:
         if line.startswith(f"evalkit {verb} "):
-            parsed = build_parser(verb).parse_args(shlex.split(line, comments=True)[1:])
+            parsed = build_parser(verb).parse_args(shlex.split(line.split(" > ")[0], comments=True)[1:])
             for spec in vars(parsed).get("adapter") or []:
                 if spec != "none":
                     assert parse_adapter(spec).name
