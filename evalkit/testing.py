@@ -1,4 +1,4 @@
-"""How does the author of an adapter test that it is legal?  One call in the author's own test suite.
+"""``check_adapter``: test that an adapter is legal, with one call in the author's own test suite.
 
 from evalkit.testing import check_adapter
 
@@ -22,11 +22,11 @@ def check_adapter(adapter: Any, *, seed: int = 0, effort: Effort | None = None) 
 
     adapter: an instance; replays make fresh ones as ``type(adapter)(adapter.settings)``, or ``type(adapter)()`` where the
     class has no ``Settings``.  A learner's ``chunk``, ``seq_len`` and the like are cut to the length of the probe streams.
-    effort: how much is asked (default: some 1,000 short replays, under a minute for an expert).
+    effort: how many probes (default: about 1,000 short replays, under a minute for an expert).
 
     Returns the verdict when it is legal.  Raises LegalityError with law, position and the smallest counter-example when a
-    law is broken, when the audit is inconclusive, or when a snapshot does not go on with the same bits; InputError when
-    ``adapter`` is none.
+    law is broken, when the audit is inconclusive, or when a restored snapshot does not continue with the same bits; InputError
+    when ``adapter`` is not an adapter.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""What is an adapter?  The protocols that every expert and learner speaks, and the receipt that lets it learn.
+"""The adapter contract: the protocols of experts and learners, and the receipt that allows them to learn.
 
 Two families with two clocks (legality by construction):
 
@@ -7,7 +7,7 @@ Two families with two clocks (legality by construction):
   prefix alone.  So the target can be scored without the row, and the row can be had at any time by the same code.
 * a **Learner** reshapes the model on the *chunk clock*: it sees a chunk only when all of it is booked.
 
-Each expert has two spellings of one meaning that must agree bit for bit on CPU::
+Each expert has two forms of one computation that must agree bit for bit on CPU::
 
     fused :  p = expert.score(chunk, p)                         # native loop: predict, then observe, token by token
     strict:  for t: row = expert.row(row, side)                 # target withheld: it is not an argument
@@ -45,7 +45,7 @@ Bool = npt.NDArray[np.bool_]
 
 
 class Needs(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stage reads from the model's row; gathered once for the whole stack, nothing else crosses the wire."""
+    """What a stage reads from the model's row: gathered once for the whole stack; nothing else is sent between ranks."""
 
     hints: int = 0
     """Token ids per target that :meth:`HintingExpert.propose` returns (their probability is gathered too)."""
@@ -56,7 +56,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     masses: tuple[str, ...] = ()
     """Names of groups in ``StreamInfo.groups`` whose total model probability is wanted."""
     rows: bool = False
-    """The whole row.  Then K == V for this stage and those before it; behind the last such stage columns go on."""
+    """The whole row.  Then K == V for this stage and those before it; later stages get single columns."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class StreamInfo:
 
 @dataclass(frozen=True)
 class Side:
-    """Prefix-only scalars of the *model's* row, one entry per target; None where no stage asked."""
+    """Prefix-only scalars of the *model's* row, one entry per target; None where no stage needs them."""
 
     entropy: Float64 | None = None
     top_id: Int32 | None = None
@@ -102,7 +102,7 @@ class Side:
 
 @dataclass(frozen=True)
 class TokenChunk:
-    """Consecutive targets in stream order, for the fused spelling.
+    """Consecutive targets in stream order, for the fused form.
 
     ``cands`` int32 [n, K]: column 0 is the target, the rest are hints (-1 where there is none, its p is ignored).
     ``cands`` None means K == V and column v is token v.
@@ -152,8 +152,8 @@ class Rows:
 class Receipt:
     """Proof that targets [lo, hi) are booked.  Only :meth:`TokenLedger.book` makes one; learning takes nothing else.
 
-    Nobody else has a spelling for it: no constructor, subclass, copy or pickle, and its fields cannot be set.
-    The arrays are copies, so that the future is not behind their ``.base``.
+    Nothing else can create one: no constructor, subclass, copy or pickle, and its fields cannot be set.
+    The arrays are copies, so that their ``.base`` does not lead to later tokens.
     """
 
     __slots__ = ("context", "hi", "lo", "nats", "tokens")
@@ -179,8 +179,8 @@ class Receipt:
 class TokenLedger:
     """The ledger of one clock: books targets in order, each once, and hands out the receipt of what it booked.
 
-    The run's own ledger (scoring/ledger.py) keeps one for chunks; so do a document that learns by itself, an expert
-    that is run by its strict spelling, and a rank that learns what rank 0 booked.
+    The run's own ledger (scoring/ledger.py) keeps one for chunks. So do a document that learns separately, an expert
+    that runs in its strict form, and a rank that learns what rank 0 booked.
     """
 
     def __init__(self, before: npt.NDArray[Any], next_target: int | None = None, keep: int = KEEP_CONTEXT) -> None:
@@ -224,23 +224,23 @@ class Expert(Protocol):
     def needs(self) -> Needs: ...
 
     def score(self, chunk: TokenChunk, p: Float64) -> Float64:
-        """Fused spelling: map p [n, K] to p' [n, K], observing each target after its own row is done."""
+        """Fused form: map p [n, K] to p' [n, K], observing each target after its own row is done."""
         ...
 
     def row(self, p: Float64, side: Side, history: tuple[Float64, ...] = ()) -> Float64:
-        """Strict spelling: map the row p [V] of the next target to p' [V].  Changes no visible state."""
+        """Strict form: map the row p [V] of the next target to p' [V].  Changes no visible state."""
         ...
 
     def observe(self, receipt: Receipt) -> None:
-        """Strict spelling: learn the one target of the receipt, after :meth:`row` was called for it."""
+        """Strict form: learn the one target of the receipt, after :meth:`row` was called for it."""
         ...
 
     def snapshot(self) -> bytes:
-        """The score-dependent state (learned weights).  What follows from the tokens alone is left to replay."""
+        """The score-dependent state (learned weights).  State that follows from the tokens alone is rebuilt by replay."""
         ...
 
     def restore(self, state: bytes, tokens: Int32) -> None:
-        """After begin(): be as if targets ``tokens`` (the stream from position 1) had been scored; same bits."""
+        """After begin(): the state as if targets ``tokens`` (the stream from position 1) had been scored, bit for bit."""
         ...
 
     def state_bytes(self) -> int:
@@ -256,8 +256,8 @@ class HintingExpert(Expert, Protocol):
         """Return int32 [n, H] hints for the next n targets (-1: none); hint i depends on tokens[:i] only.
 
         Called for consecutive targets in stream order, always before :meth:`score` or :meth:`row` for the same ones, and
-        as far ahead of them as the engine likes: what :meth:`score`, :meth:`row` and :meth:`observe` read must stand where
-        *they* are in the stream, and :meth:`snapshot` must not depend on how far ahead proposing is.
+        as far ahead of them as the engine likes.  :meth:`score`, :meth:`row` and :meth:`observe` must therefore keep their own
+        position in the stream, and :meth:`snapshot` must not depend on how far ahead proposing is.
         """
         ...
 
@@ -269,13 +269,13 @@ class CountsCorpus(Protocol):
     name: ClassVar[str]
 
     def overlap(self, stream: Stream, info: StreamInfo) -> Overlap | None:
-        """How much of the stream stands in that text; None where there is none.  InputError for another tokenizer's."""
+        """How much of the stream that text contains; None where nothing was counted.  InputError for another tokenizer's."""
         ...
 
 
 @runtime_checkable
 class EndsRows(Protocol):
-    """An expert on whole rows that gives single columns back, when no later stage reads rows."""
+    """An expert on whole rows that returns single columns when no later stage reads rows."""
 
     def score_columns(self, chunk: TokenChunk, rows: Rows | Float64) -> Float64:
         """:meth:`Expert.score` of whole rows [n, V] for the columns ``chunk.cands`` alone, float64 [n, K]; same bits.
@@ -287,19 +287,19 @@ class EndsRows(Protocol):
 
 @dataclass(frozen=True)
 class ChunkWork:
-    """How a learner goes through a booked chunk, for forecasts; 0 where it does not work that way."""
+    """How a learner trains on a booked chunk, for forecasts; 0 where a field does not apply."""
 
     epochs: int = 0
     """Passes over the chunk."""
     seq_len: int = 0
     """Input tokens of a training sequence."""
     micro_tokens: int = 0
-    """Input tokens of one forward and backward; a step adds up as many as it needs."""
+    """Input tokens of one forward and backward; a step sums over as many as it needs."""
     batch: int = 0
     """Sequences per optimiser step; 0: the whole chunk."""
 
     def parts(self, targets: int) -> int:
-        """Micro-batches of one step on a chunk of so many targets: what ranks can share."""
+        """Micro-batches of one step on a chunk of ``targets`` targets: what ranks can share."""
         if not self.seq_len or not self.micro_tokens:
             return 1
         sequences = self.batch or math.ceil(targets / self.seq_len)
@@ -307,12 +307,12 @@ class ChunkWork:
 
 
 class Learner(ABC):
-    """Reshapes the model, on the chunk clock.  Base class of every learner; what has a default may be left alone."""
+    """Reshapes the model, on the chunk clock.  Base class of every learner; only the abstract methods are required."""
 
     name: ClassVar[str]
     settings: Any = Settings()
     sheds: tuple[str, ...] = ()
-    """Work that a budget may take away; see :meth:`shed`."""
+    """Work that may be dropped when the budget is short; see :meth:`shed`."""
     lanes: int = 0
     """Documents that learn side by side, each with a state of its own; 0: one state for the stream."""
     batched: bool = False
@@ -320,7 +320,7 @@ class Learner(ABC):
 
     @property
     def chunk_tokens(self) -> int:
-        """Targets between two updates: the engine's chunks are no longer.  0: whatever the engine does."""
+        """Targets between two updates: the engine's chunks are never longer.  0: no limit of the learner's own."""
         return 0
 
     @property
@@ -335,12 +335,12 @@ class Learner(ABC):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a reader of the result must know about these settings."""
+        """Sentences about these settings that the result must show."""
         return ()
 
     @abstractmethod
     def attach(self, model: Model, info: StreamInfo) -> Model:
-        """Return the model to score with (may be the same object); remember how to undo it."""
+        """Return the model to score with (may be the same object); :meth:`detach` undoes it."""
 
     def share(self, ranks: Ranks) -> bool:
         """Before :meth:`attach`: train together with other ranks.  False (default): each rank trains the whole chunk."""
@@ -360,11 +360,11 @@ class Learner(ABC):
 
     @abstractmethod
     def restore(self, state: bytes) -> None:
-        """After :meth:`attach`: be as when the snapshot was taken, to the bit."""
+        """After :meth:`attach`: restore the state of the snapshot, bit for bit."""
 
     @abstractmethod
     def detach(self) -> None:
-        """Leave the user's model as it was before attach()."""
+        """Restore the user's model to what it was before :meth:`attach`."""
 
     @abstractmethod
     def state_bytes(self) -> int:
@@ -372,7 +372,7 @@ class Learner(ABC):
 
 
 class LearnerProxy(Learner):
-    """A learner that stands before another one and does what it does; subclasses add to some of it."""
+    """A learner that passes every call on to another one; subclasses add to some of them."""
 
     def __init__(self, inner: Learner) -> None:
         self.inner = inner

@@ -1,4 +1,4 @@
-"""Which adapters are there, and how does a name on the command line become one?
+"""The installed adapters, and how a name on the command line becomes one.
 
 Built-ins, entry points of group ``evalkit.adapters``, ``package.module:Class`` and ``file.py:Class`` come in by the same
 path.  A class with ``row`` is an expert on the token clock, a subclass of Learner a learner on the chunk clock.  It names

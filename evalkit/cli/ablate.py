@@ -11,7 +11,7 @@ from evalkit.cli.eval import add_run_flags
 from evalkit.cli.session import check_json, json_flag, tell
 
 EXAMPLES = """examples:
-  evalkit ablate recipe.toml --out runs/ablation          one run per adapter, and the full stack; again: goes on
+  evalkit ablate recipe.toml --out runs/ablation          one run per adapter, and the full stack; the same command resumes
   evalkit ablate --adapter lora_ttt --adapter ppm --limit-tokens 100000
 """
 

@@ -9,8 +9,8 @@ from evalkit.cli.session import json_flag, tell
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("adapters", help="what is installed, with settings and defaults")
-    parser.add_argument("name", nargs="?", help="show the settings of this one only")
+    parser = subparsers.add_parser("adapters", help="list the installed adapters, with settings and defaults")
+    parser.add_argument("name", nargs="?", help="show only the settings of this adapter")
     json_flag(parser)
 
 

@@ -27,8 +27,8 @@ EXAMPLES = """TARGET is one of:
                                                mine.py:MyExpert audits an adapter class there
   evalkit audit --checkpoint model.ek          a model alone: do its rows move with later tokens, do its passes agree?
   evalkit audit zoo:A4                         a known violation; zoo:A4:fix is its legal form, zoo:all the whole table
-  evalkit audit mine.py:factory --reproduce verdict.json    ask the recorded counter-example again
-  evalkit audit --log train.log other.log      no code: do the printed figures fit each other and the text?
+  evalkit audit mine.py:factory --reproduce verdict.json    run the recorded counter-example again
+  evalkit audit --log train.log other.log      no code: do the logged figures agree with each other and the text?
 
 exit code: 0 legal; 1 a violation, or inconclusive (the answer is not yes); 2 wrong input
 """
@@ -37,7 +37,7 @@ exit code: 0 legal; 1 a violation, or inconclusive (the answer is not yes); 2 wr
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "audit",
-        help="prove or refute the legality of a scorer",
+        help="test whether a scorer is legal",
         description="Probe a scorer for the four laws: causal, normalised, score-first, single-pass.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -53,28 +53,31 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--html", metavar="F", help="write a page with the evidence drawn")
     parser.add_argument("--markdown", metavar="F", help="write twenty lines to paste into a review; '-' prints them")
     parser.add_argument(
-        "--seconds", type=float, metavar="N", help="time for all of it, kept to one call (default 60; 600 with --deep)"
+        "--seconds",
+        type=float,
+        metavar="N",
+        help="total time, exceeded by one call at most (default 60; 600 with --deep)",
     )
     parser.add_argument(
         "--probes",
         type=int,
         metavar="N",
-        help="calls of 128 tokens in place of seconds: the same questions on any machine",
+        help="calls of 128 tokens instead of seconds: the same probes on any machine",
     )
-    parser.add_argument(
-        "--deep", action="store_true", help="longer streams, more positions; of a run, replay all of it"
-    )
+    parser.add_argument("--deep", action="store_true", help="longer streams, more positions; replay all of a run")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of streams and positions (default 0)")
     parser.add_argument(
         "--timeout", type=float, default=60.0, metavar="N", help="seconds one call may take (default 60)"
     )
     parser.add_argument(
-        "--memory-gb", type=float, default=8.0, metavar="N", help="memory it may hold (default 8; 0: any)"
+        "--memory-gb", type=float, default=8.0, metavar="N", help="memory limit of the scorer (default 8; 0: none)"
     )
-    parser.add_argument("--vocab-tokens", metavar="FILE.bin", help="real tokens of its vocabulary, probed as well")
-    parser.add_argument("--tokenizer", metavar="T", help="of a run whose checkpoint carries none")
     parser.add_argument(
-        "--reproduce", metavar="PROBE", help="ask one recorded probe again: its JSON, or a verdict file"
+        "--vocab-tokens", metavar="FILE.bin", help="real tokens of the scorer's vocabulary, to be probed as well"
+    )
+    parser.add_argument("--tokenizer", metavar="T", help="tokenizer of a run whose checkpoint has none")
+    parser.add_argument(
+        "--reproduce", metavar="PROBE", help="run one recorded probe again: its JSON, or a verdict file"
     )
     group = parser.add_argument_group("the figures of a log (without TARGET)")
     group.add_argument("--log", nargs="+", type=Path, metavar="F", help="training and evaluation logs")
@@ -86,9 +89,9 @@ def add_parser(subparsers: Any) -> None:
         "--log-patterns", type=Path, metavar="F.toml", help="more forms: patterns = ['regex with groups']"
     )
     group = parser.add_argument_group("where the text came from (without TARGET)")
-    group.add_argument("--train-manifest", nargs="+", metavar="M", help="manifests or texts of what was trained on")
-    group.add_argument("--val-manifest", nargs="+", metavar="N", help="manifests or texts of what is scored")
-    group.add_argument("--artifact", metavar="A", help="say its size and sha256 in the verdict")
+    group.add_argument("--train-manifest", nargs="+", metavar="M", help="manifests or texts of the training data")
+    group.add_argument("--val-manifest", nargs="+", metavar="N", help="manifests or texts of the scored data")
+    group.add_argument("--artifact", metavar="A", help="record its size and sha256 in the verdict")
     group.add_argument(
         "--build", metavar="CMD", help="command with {val} and {out}: the artifact must not change with {val}"
     )

@@ -19,7 +19,7 @@ EXAMPLES = """examples:
   evalkit certify recipe.toml --tokens 2000 --out c  a recipe; --adapter, --plan, --text ... as in evalkit eval
   evalkit certify --decode cert                      rebuild the text from bitstream and artifact alone
 
-exit code: 0 the file is as small as the books say, or the text came back; 1 it is not, or it did not; 2 wrong input
+exit code: 0 the file has the booked size, or the decoded text is right; 1 it is not; 2 wrong input
 """
 TOKENS = 4096
 
@@ -30,13 +30,13 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "certify",
         help="compress a slice with the stack in the loop, and decode it",
-        description="Spend the booked bits: encode a slice of text with model and adapters, then decode it without the text.",
+        description="Compress a slice of text with model and adapters in the loop, then decode it without the text.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_run_flags(parser)
     parser.add_argument("--tokens", type=int, metavar="N", help=f"encode the first N targets (default {TOKENS})")
-    parser.add_argument("--out", metavar="DIR", help="where the certificate goes")
+    parser.add_argument("--out", metavar="DIR", help="folder of the certificate")
     parser.add_argument("--decode", metavar="DIR", help="decode the certificate in DIR")
     json_flag(parser)
 

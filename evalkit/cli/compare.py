@@ -19,7 +19,7 @@ EXAMPLES = """examples:
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "compare",
-        help="two runs, paired by document",
+        help="compare two runs, paired by document",
         description="B minus A in bits per byte, with a bootstrap interval over documents.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
         "--more", nargs="+", metavar="RUN", default=[], help="further pairs A B of other seeds, for the field's rule"
     )
     parser.add_argument("--base", action="store_true", help="compare the base scores, without adapters")
-    parser.add_argument("--force", action="store_true", help="compare although text or plan differ, and say so")
+    parser.add_argument("--force", action="store_true", help="compare even if text or plan differ, and say so")
     json_flag(parser)
 
 

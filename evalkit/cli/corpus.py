@@ -18,7 +18,7 @@ EXAMPLES = """examples:
   evalkit corpus build --text mine.jsonl.xz --out mine.ekc                     all of it, for the bundled checkpoint
   evalkit corpus build --text mine.jsonl.xz --bytes 14_000_000 --like web.jsonl --checkpoint model.ek --out web.ekc
   evalkit corpus build --text mine.jsonl.xz --trusts 200_000 --checkpoint model.ek --out mine.ekc     ppm starts with trusts
-  evalkit corpus check mine.ekc --text val.jsonl.xz                            does the scored text stand in it?
+  evalkit corpus check mine.ekc --text val.jsonl.xz                            does it contain the scored text?
   evalkit eval --adapter ppm:corpus=mine.ekc
   evalkit corpus attach mine.ekc --checkpoint model.ek --out both.ek           one artifact; ppm finds the corpus in it
 """
@@ -27,8 +27,8 @@ EXAMPLES = """examples:
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "corpus",
-        help="make text of your own into counts for ppm",
-        description="A corpus is text that ppm counts before the first target: part of the artifact, never what is scored.",
+        help="turn your own text into counts for ppm",
+        description="A corpus is text that ppm counts before the first target: part of the artifact, never the scored text.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
     build = verbs.add_parser("build", help="write a corpus file", epilog=EXAMPLES)
     build.add_argument("--text", nargs="+", required=True, metavar="F", help=".txt or .jsonl, plain or xz, gz, zst")
     build.add_argument("--out", required=True, metavar="FILE.ekc")
-    build.add_argument("--bytes", type=_number, metavar="N", help="size of the file at most (default: keep everything)")
+    build.add_argument("--bytes", type=_number, metavar="N", help="largest size of the file (default: keep everything)")
     build.add_argument(
         "--like", nargs="+", default=[], metavar="F", help="with --bytes: keep the documents most like this text"
     )
@@ -45,14 +45,14 @@ def add_parser(subparsers: Any) -> None:
         type=_number,
         default=0,
         metavar="N",
-        help="let ppm learn whom to trust behind the checkpoint, on about N tokens of these documents (200_000 is good)",
+        help="learn ppm's starting weights for the checkpoint on about N tokens of these documents (200_000 is good)",
     )
     build.add_argument("--force", action="store_true", help="replace the file if it exists")
     check = verbs.add_parser("check", help="compare a corpus with a text; exit 1 when they overlap", epilog=EXAMPLES)
     check.add_argument("corpus", metavar="FILE.ekc")
     check.add_argument("--text", nargs="+", required=True, metavar="F", help="the text to be scored")
     attach = verbs.add_parser("attach", help="put a corpus into an artifact (.ek)", epilog=EXAMPLES)
-    attach.add_argument("corpus", metavar="FILE.ekc", help="a corpus file, or 'none' to take out what is there")
+    attach.add_argument("corpus", metavar="FILE.ekc", help="a corpus file, or 'none' to remove the corpus")
     attach.add_argument("--out", required=True, metavar="FILE.ek")
     attach.add_argument("--force", action="store_true", help="replace the file if it exists")
     for each in (build, check, attach):

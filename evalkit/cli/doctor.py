@@ -39,7 +39,7 @@ EXTRAS = (
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("doctor", help="what is missing here, and the command that mends it")
+    parser = subparsers.add_parser("doctor", help="show what is missing here, and how to install it")
     json_flag(parser)
 
 

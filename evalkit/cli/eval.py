@@ -13,15 +13,15 @@ from evalkit.errors import InputError
 
 EXAMPLES = """examples:
   evalkit eval                                            the bundled checkpoint on the bundled text
-  evalkit eval --text notes.txt --adapter none            the base alone, on your text
+  evalkit eval --text notes.txt --adapter none            the model alone, on your text
   evalkit eval --text val.bin.xz --checkpoint model.ek --adapter ppm:memory_mib=512 --out runs/a
-  evalkit eval recipe.toml --out runs/b                   run again to go on where it stopped
+  evalkit eval recipe.toml --out runs/b                   the same command resumes an interrupted run
 """
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that every verb which scores something has."""
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="settings and adapters; flags win over it")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="settings and adapters; flags override it")
     parser.add_argument("--checkpoint", metavar="C", help="FILE[:key=value,...] or module:Class (default: bundled)")
     parser.add_argument(
         "--tokenizer",
@@ -29,23 +29,26 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="FILE.model, tokenizer.json, 'byte' or 'bytes:separator=0' (default: the checkpoint's)",
     )
     parser.add_argument(
-        "--trust-causal", action="store_true", default=None, help="do not ask whether later tokens move earlier rows"
+        "--trust-causal",
+        action="store_true",
+        default=None,
+        help="skip the check that later tokens leave earlier rows alone",
     )
     parser.add_argument(
         "--lossy",
         action="store_true",
         default=None,
-        help="score what a folding tokenizer gives back, and say what changed",
+        help="score the text as a folding tokenizer decodes it, and count the changes",
     )
     parser.add_argument("--text", nargs="+", metavar="F", help="text files and token shards (default: bundled sample)")
     parser.add_argument(
-        "--adapter", action="append", metavar="NAME[:k=v,...]", help="repeat for a stack; 'none' for the base alone"
+        "--adapter", action="append", metavar="NAME[:k=v,...]", help="repeat for a stack; 'none': the model alone"
     )
     parser.add_argument("--plan", metavar="NAME[:k=v]", help="disjoint, sliding, document or banded")
     parser.add_argument("--limit-tokens", type=int, metavar="N", help="score the first N targets")
-    parser.add_argument("--chunk-tokens", type=int, metavar="N", help="targets a chunk at most (default 8192)")
-    parser.add_argument("--batch-tokens", type=int, metavar="N", help="input tokens a forward call at most (8192)")
-    parser.add_argument("--seed", type=int, metavar="N", help="seed of everything random (default 0)")
+    parser.add_argument("--chunk-tokens", type=int, metavar="N", help="at most N targets per chunk (default 8192)")
+    parser.add_argument("--batch-tokens", type=int, metavar="N", help="at most N input tokens per forward call (8192)")
+    parser.add_argument("--seed", type=int, metavar="N", help="random seed (default 0)")
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 or auto (default)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
 
@@ -65,18 +68,20 @@ def add_parser(subparsers: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="learners over ranks: the same bits for any number of ranks (default), or sums in any order",
     )
-    parser.add_argument("--max-restarts", type=int, metavar="N", help="start again after a rank died (default 0)")
-    parser.add_argument("--hang-seconds", type=float, metavar="S", help="a rank silent for so long has hung (30)")
-    parser.add_argument("--out", metavar="DIR", help="keep the run here; the same command again resumes it")
-    parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop when this much time was spent scoring")
     parser.add_argument(
-        "--shed", action="append", metavar="NAME", help="what to leave out first when the budget will not suffice"
+        "--max-restarts", type=int, metavar="N", help="restart at most N times after a rank dies (default 0)"
     )
+    parser.add_argument(
+        "--hang-seconds", type=float, metavar="S", help="a rank silent for S seconds counts as hung (30)"
+    )
+    parser.add_argument("--out", metavar="DIR", help="keep the run here; the same command again resumes it")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="stop after this many seconds of scoring")
+    parser.add_argument("--shed", action="append", metavar="NAME", help="work to drop first when the budget is short")
     json_flag(parser, " instead of the table")
     parser.add_argument(
-        "--tracker", action="append", metavar="NAME[:k=v,...]", help="follow it in tensorboard, wandb or trackio"
+        "--tracker", action="append", metavar="NAME[:k=v,...]", help="log the run to tensorboard, wandb or trackio"
     )
-    parser.add_argument("--no-sentinel", action="store_true", help="look at no whole row")
+    parser.add_argument("--no-sentinel", action="store_true", help="skip the check of random whole rows")
 
 
 def resolve(args: argparse.Namespace) -> Recipe:

@@ -20,7 +20,7 @@ examples:
   evalkit lm-eval --tasks hellaswag --model_args recipe=recipe.toml --limit 100
 
 model_args: recipe, checkpoint, tokenizer, adapters (NAME+NAME), plan, seed, threads, reset.  In perplexity tasks adapters
-learn from text to text (reset=true: not); in the others they are reset for every request.
+keep learning from one text to the next (reset=true: they forget); in the others they are reset for every request.
 The harness's own options: lm-eval run --help"""
 
 

@@ -17,17 +17,17 @@ VERBS = {
     "eval": "score a checkpoint on text, with adapters",
     "train": "train a base model and write its artifact",
     "tokenize": "turn text into a token shard",
-    "corpus": "make text of your own into counts for ppm",
-    "audit": "prove or refute the legality of a scorer",
+    "corpus": "turn your own text into counts for ppm",
+    "audit": "test whether a scorer is legal",
     "zoo": "list the specimens that the audit is tested on",
     "certify": "compress a slice with the stack in the loop, and decode it",
-    "profile": "where the seconds go, and whether a run fits its budget",
-    "plan": "the lowest BPB inside a budget, searched on text that is not scored",
-    "compare": "two runs, paired by document",
+    "profile": "show where the seconds go, and whether a run fits its budget",
+    "plan": "search the lowest BPB inside a budget, on text that is not scored",
+    "compare": "compare two runs, paired by document",
     "ablate": "leave one adapter out at a time",
     "lm-eval": "run lm-evaluation-harness on a checkpoint with adapters",
-    "adapters": "what is installed, with settings and defaults",
-    "doctor": "what is missing here, and the command that mends it",
+    "adapters": "list the installed adapters, with settings and defaults",
+    "doctor": "show what is missing here, and how to install it",
     "completion": "a script that completes verbs, flags and names in your shell",
 }
 
@@ -35,10 +35,10 @@ VERBS = {
 GREETING = f"""evalkit {__version__}: bits per byte, with adapters that learn only from text already scored
 
   evalkit eval --text FILE         score the bundled model on your text; --checkpoint takes yours
-  evalkit audit mine.py:factory    is this scorer legal?  a counter-example when it is not
+  evalkit audit mine.py:factory    test whether a scorer is legal, with a counter-example if not
   evalkit profile --budget 600     where the seconds go, and whether a run fits its budget
 
-'evalkit --help' lists every verb, 'evalkit VERB --help' shows examples, 'evalkit doctor' says what is missing."""
+'evalkit --help' lists every verb, 'evalkit VERB --help' shows examples, 'evalkit doctor' shows what is missing."""
 
 
 class _Parser(argparse.ArgumentParser):

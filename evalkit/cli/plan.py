@@ -26,22 +26,22 @@ then:
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "plan",
-        help="the lowest BPB inside a budget, searched on text that is not scored",
+        help="search the lowest BPB inside a budget, on text that is not scored",
         description="Search plans, experts and learners on a calibration text; write planned.toml, a table and a picture.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_run_flags(parser)
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="seconds of scoring that the run may take")
-    parser.add_argument("--targets", type=int, metavar="N", help="size of that run (default: the calibration text's)")
+    parser.add_argument("--targets", type=int, metavar="N", help="targets of that run (default: those of the text)")
     parser.add_argument("--target", metavar="NxGPU", help="other hardware that the budget is for, such as 8xH100")
     parser.add_argument("--scored", nargs="+", metavar="F", help="the text to be scored later: refused if it overlaps")
     parser.add_argument("--corpus", metavar="C.ekc", help="counts of your own text as a further candidate")
     parser.add_argument(
-        "--search-seconds", type=float, metavar="S", help="what the search may take (default: the budget)"
+        "--search-seconds", type=float, metavar="S", help="time limit of the search (default: the budget)"
     )
     parser.add_argument(
-        "--out", metavar="DIR", required=True, help="planned.toml, plan.json, plan.html; run again to go on"
+        "--out", metavar="DIR", required=True, help="planned.toml, plan.json, plan.html; the same command resumes"
     )
     json_flag(parser, " instead of the table")
 

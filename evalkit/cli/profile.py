@@ -20,8 +20,8 @@ EPILOG = """examples:
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "profile",
-        help="where the seconds go, and whether a run fits its budget",
-        description="Measure a short run, fit what each step costs, and forecast the whole stream here and elsewhere.",
+        help="show where the seconds go, and whether a run fits its budget",
+        description="Measure a short run, fit the cost of each step, and forecast the whole stream on this machine or another.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""What does one process of a job do?  (``torchrun ... -m evalkit.harness RECIPE``, or ``evalkit eval --nproc N``.)
+"""One process of a job: its part of a scoring run.  (``torchrun ... -m evalkit.harness RECIPE``, or ``evalkit eval --nproc N``.)
 
 Rank 0 does what ``evalkit eval`` does, with a forward pass over all ranks; the others serve it.  Rank 0 does the talking.
 """

@@ -1,4 +1,4 @@
-"""What does a run consist of?  A recipe file, flags, and the defaults, resolved into one struct.
+"""The settings of a run: a recipe file, flags, and the defaults, resolved into one struct.
 
 [run]
 checkpoint = "model.ek"            # paths are relative to the recipe's folder

@@ -19,7 +19,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Add the verb to the ``evalkit`` parser."""
     parser = subparsers.add_parser(
         "tokenize",
-        help="write text as a token shard",
+        help="turn text into a token shard",
         description="Encode text files into one token shard (256 int32 header, uint16 ids, BOS before each document) "
         "and a manifest with the sha256 of the shard and a hash of every document.",
         epilog=EPILOG,

@@ -1,4 +1,4 @@
-"""Is a scorer legal?  Black-box probes, rulesets and verdicts."""
+"""Audits of legality: black-box probes, rulesets and verdicts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["audit"]
 def audit(scorer: Any, *, ruleset: str = "strict", seconds: float = 60.0, seed: int = 0, **options: Any) -> Verdict:
     """Audit a scorer object or a factory of one, in this process.
 
-    A scorer has ``vocab_size`` and ``score(tokens)`` (:mod:`evalkit.legality.scorer` lists the optional faces).
-    seconds: how long it may take, to one call.
+    A scorer has ``vocab_size`` and ``score(tokens)`` (:mod:`evalkit.legality.scorer` lists the optional attributes).
+    seconds: time limit, exceeded by one call of the scorer at most.
     options: ``target``, ``probes``, ``effort``, ``tokens`` as in :func:`evalkit.legality.referee.audit`.
-    Raises InputError when it is no scorer; never for what its score() does.
+    Raises InputError when it is not a scorer; never for what its score() does.
     """
     from evalkit.errors import InputError
     from evalkit.legality.referee import audit as referee

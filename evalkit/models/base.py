@@ -32,19 +32,19 @@ class Model(Protocol):
 
     ``can`` is the subset of {"banded", "corpus", "hidden", "lanes", "learned", "parameters", "scored", "split"} that the
     model offers; see BandedModel, CorpusModel, HiddenModel and ScoredModel for what is behind four of them; "parameters"
-    means ``module`` is a torch nn.Module whose named parameters decide the logits (test-time training), "lanes" that
-    documents learn inside the pass that scores them (models/lanes.py), "learned" that a learner made it, "split" that logits
-    are head(hidden), position by position and nothing else: the head may run on booked positions alone.
+    means ``module`` is a torch nn.Module whose named parameters determine the logits (test-time training); "lanes" means
+    documents learn inside the pass that scores them (models/lanes.py); "learned" means a learner made it; "split" means the
+    logits are head(hidden), position by position and nothing else, so that the head may run on booked positions alone.
 
     Every method that takes ``ids`` takes ``owners`` beside them, int64 of the same shape: for each position the stream
     position of the first token (BOS) of the document that it belongs to, -1 outside any document (padding).  The owner
     of a position follows from the tokens up to it, so it says nothing of the future.  A model that treats all documents
-    alike ignores it; one that holds a state per document compares it.
+    alike ignores it; one that keeps a state per document compares it.
     """
 
     vocab_size: int
     max_seq_len: int | None
-    """Longest window it was made for, in tokens; None when there is no limit."""
+    """Longest window that the model supports, in tokens; None when there is no limit."""
     can: frozenset[str]
     fingerprint: str
     """Hex digest of weights and architecture."""
@@ -95,16 +95,16 @@ class SizedModel(Protocol):
 
 @runtime_checkable
 class NotedModel(Protocol):
-    """A model whose door chose something that the user should read."""
+    """A model whose loader made a choice that the user should read."""
 
     notes: Sequence[str]
 
 
 class ScoredModel(Protocol):
-    """A model that may keep what it computed for the targets just scored, to learn from it once they are booked."""
+    """A model that may keep its activations of the targets just scored, to learn from them once they are booked."""
 
     def scored(self, windows: Sequence[Window], /) -> None:
-        """The rows of the last call were those of these windows, one a row of the call, in its order."""
+        """Called after a forward: its batch rows were these windows, one window per row, in order."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Which door opens this checkpoint?  Built-ins, entry points ``evalkit.models``, and ``module:Class``.
+"""Opening a checkpoint: the doors (loaders) are built-ins, entry points ``evalkit.models``, and ``module:Class``.
 
 A door is a class with ``name``, ``summary``, ``sniff(path) -> bool`` and ``load(path, *, device, **options) -> Model``.
 """
@@ -50,7 +50,7 @@ def _door(target: str) -> Any:
 def open_checkpoint(spec: str | Path | None, *, device: str = "cpu", trust_causal: bool = False) -> Any:
     """``FILE[:key=value,...]``, ``module:Class[:key=value]``, ``hf:ORG/NAME`` or None (the bundled one) -> Model.
 
-    Raises InputError, also when the model is not causal (:mod:`evalkit.models.causality`); ``trust_causal`` does not ask.
+    Raises InputError, also when the model is not causal (:mod:`evalkit.models.causality`); ``trust_causal`` skips the check.
     """
     require_torch()
     spec = BUNDLED if spec is None else spec

@@ -1,4 +1,4 @@
-"""How is a plan named on the command line and in a recipe?"""
+"""Plans by name, as on the command line and in a recipe."""
 
 from __future__ import annotations
 

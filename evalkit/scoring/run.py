@@ -29,20 +29,20 @@ class ScoreOptions:
     """Everything about a run that is neither model, text nor adapter."""
 
     chunk_tokens: int = 8192
-    """Targets a chunk, at most: the unit of journal and learning."""
+    """At most this many targets per chunk, the unit of journal and learning."""
     batch_tokens: int = 8192
-    """Input tokens a forward call, at most."""
+    """At most this many input tokens per forward call."""
     seed: int = 0
     sentinel: bool = True
     budget_seconds: float | None = None
-    """Stop after the chunk in which this many seconds of scoring were reached."""
+    """Stop after the chunk in which this many seconds of scoring are reached."""
     save_scores: bool | None = None
     """Keep scores.f64; None: when the stream has at most 8 million targets."""
     base_pass: bool = True
-    """With learners: score the same windows with the model as it was before each of them, one more forward a learner.
+    """With learners: score the same windows with the model as it was before each of them, one more forward per learner.
     Without it the base of the result is the adapted model, and the learners' own gain is not known."""
     ranks: int | str = "any"
-    """Number of ranks that a run must be resumed on: learners that sum gradients in any order tie it down."""
+    """Number of ranks that a run must be resumed on; fixed by learners that sum gradients in any order."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Written into ``settings`` as they are (how the run was called)."""
 

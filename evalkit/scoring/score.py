@@ -1,4 +1,4 @@
-"""How does one score a stream?  ``score(model, stream, adapters, plan)``: the public face of the loop."""
+"""``score(model, stream, adapters, plan)``: the public entry to the scoring loop."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from evalkit.scoring.trace import write_trace
 from evalkit.stream import Stream
 
 SCORE_FILE_TARGETS = 8_000_000
-"""Up to here the scores of single targets are kept by default (8 bytes a stage and target)."""
+"""Up to this many targets, the scores of single targets are kept by default (8 bytes per stage and target)."""
 
 
 def score(
@@ -58,9 +58,9 @@ def score(
 ) -> Result:
     """Score every target of the stream once, in order, and return totals, stages and documents.
 
-    ``adapters``: experts and learners, in stack order.  ``out``: run directory; a run that was cut short there goes on,
-    with the same bits.  ``forwards(models, plan, stream, needs, info, options)`` makes the forward passes, one a model
-    (several processes do); ``guard`` says whether to go on, and with what work.  Raises InputError (wrong input),
+    ``adapters``: experts and learners, in stack order.  ``out``: run directory; an interrupted run there
+    resumes with the same bits.  ``forwards(models, plan, stream, needs, info, options)`` makes the forward passes, one per model
+    (used with several processes); ``guard`` decides whether to continue, and with what work.  Raises InputError (wrong input),
     LegalityError (a law was broken; booked chunks stay booked), DivergenceError (a score that is not finite).
     """
     folder = run_folder(out)
@@ -95,7 +95,7 @@ def score(
 
 
 def check_provenance(experts: Sequence[Expert], stream: Stream, info: StreamInfo) -> list[dict[str, Any]]:
-    """What the experts counted before the first target, compared with the text: a row an expert that counted any.
+    """What the experts counted before the first target, compared with the text: one row per expert that counted any.
 
     LegalityError, law provenance, when a scored document or a near copy of one was counted.
     """

@@ -154,11 +154,11 @@ def open_stream(
 ) -> Stream:
     """Read text files and token shards, in the order given, as one stream.
 
-    ``limit_targets``: stop after so many targets (files beyond it are looked at but not read).  A shard that does not
+    ``limit_targets``: stop after this many targets (files beyond it are looked at but not read).  A shard that does not
     begin with BOS continues the shard before it; as the first file, or after a text file, it is refused.
-    ``lossy``: a document that the tokenizer does not give back as it is (a normaliser folded it) is scored as it is given
-    back: its bytes are those of that text, and :attr:`Stream.folding` says how much changed.  Without it: refused.
-    Raises InputError, and ByteCountError for a document that does not come back from its tokens.
+    ``lossy``: a document that the tokenizer does not reproduce (a normaliser folded it) is scored as the tokenizer decodes
+    it: its bytes are those of the decoded text, and :attr:`Stream.folding` says how much changed.  Without it: refused.
+    Raises InputError, and ByteCountError for a document that its tokens do not reproduce.
     """
     if limit_targets is not None and limit_targets < 1:
         raise InputError(f"the limit of targets must be at least 1, not {limit_targets}")
@@ -177,9 +177,9 @@ def open_stream(
 
 
 def open_texts(texts: Sequence[str], tokenizer: Tokenizer, source: str = "texts", *, lossy: bool = False) -> Stream:
-    """Texts in memory as one stream, a document each, in the order given; ``lossy``: see :func:`open_stream`.
+    """Texts in memory as one stream, one document per text, in the order given; ``lossy``: see :func:`open_stream`.
 
-    Raises InputError when there is no text, and ByteCountError for one that does not come back from its tokens.
+    Raises InputError when there is no text, and ByteCountError for one that its tokens do not reproduce.
     """
     if not any(texts):
         raise InputError(f"{source}: all {len(texts)} texts are empty; a stream needs at least one with text")
