@@ -1,4 +1,4 @@
-"""``evalkit adapters``: what is installed, with settings and defaults."""
+"""``evalkit adapters``: the installed adapters, with settings and defaults."""
 
 from __future__ import annotations
 

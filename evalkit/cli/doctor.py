@@ -1,4 +1,4 @@
-"""``evalkit doctor``: what is here, what is missing, and the command that mends it."""
+"""``evalkit doctor``: what is here, what is missing, and how to install it."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class RunSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     budget: float | None = None
     """Seconds."""
     shed: list[str] = []
-    """What to leave out, in this order, when the budget will not suffice: a learner's name (it learns no more) or
+    """Work to drop, in this order, when the budget is short: a learner's name (it learns no more) or
     NAME.WORK; empty: score all of it until the budget is used up, then stop."""
     chunk_tokens: int = 8192
     batch_tokens: int = 8192
@@ -61,7 +61,7 @@ class RunSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     deterministic: bool = True
     """Over several ranks: add gradients in an order that does not depend on their number."""
     max_restarts: int = 0
-    """Times that torchrun starts the ranks again after one died; with --out they go on from the journal."""
+    """Times that torchrun starts the ranks again after one died; with --out they resume from the journal."""
     hang_seconds: float = 30.0
     """A rank without a heartbeat for so long has hung."""
     stuck_seconds: float = 900.0
@@ -76,7 +76,7 @@ class Recipe(msgspec.Struct, kw_only=True):
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe file.  InputError names the file, the place and the mend."""
+    """Read and check a recipe file.  InputError names the file, the place and the remedy."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
