@@ -46,13 +46,7 @@ def main() -> None:
     from evalkit.report.compare import compare
 
     checkpoints, common = args.data / "checkpoints", ("--threads", 1)
-    rwkv = (
-        "recipes/experts.toml",
-        "--checkpoint",
-        checkpoints / "tiny_rwkv5v2_730k_fp32.bin",
-        "--limit-tokens",
-        100_000,
-    )
+    rwkv = ("recipes/experts.toml", "--checkpoint", checkpoints / "tiny_rwkv5v2_730k_fp32.bin")
     texts = {t: run(args.out / t, *rwkv, "--text", args.data / f"{t}.jsonl.xz", *common) for t in TEXTS}
     shard = (
         "--text",
