@@ -41,7 +41,10 @@ def classes(cheats: Path) -> ModuleType:
 
 
 @pytest.mark.parametrize("effort", [pytest.param(LEAST, id="one stream"), HARD])
-@pytest.mark.parametrize("name", sorted(BUILT_IN))
+@pytest.mark.parametrize(
+    "name",  # honest lanes are audited on every run in test_lanes.py
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "lora_lanes")) for name in sorted(BUILT_IN)],
+)
 def test_our_adapters_pass_as_black_boxes(name: str, effort: Effort) -> None:
     """SLOT, PPM, Hedge, best_agree and the rest: look-alikes of what was illegal as first published."""
     found = audit(LocalBox(lambda: toy_scorer([make_adapter(name)])), target=name, effort=effort)
@@ -100,7 +103,12 @@ def test_the_black_box_is_the_engine() -> None:
 
 
 @pytest.mark.parametrize(
-    "plan", ["disjoint:seq_len=16", "sliding:seq_len=16,stride=8", "banded:window=8,block=8,segment=16"]
+    "plan",
+    [
+        pytest.param("disjoint:seq_len=16", marks=pytest.mark.slow),
+        pytest.param("sliding:seq_len=16,stride=8", marks=pytest.mark.slow),
+        "banded:window=8,block=8,segment=16",
+    ],
 )
 def test_plans_are_causal_with_a_learner(plan: str) -> None:
     setup = replace(toy_setup([parse_adapter("full_ttt:lr=0.05")]), plan=parse_plan(plan))

@@ -83,6 +83,7 @@ def test_honest_lanes_pass() -> None:
     assert "rows with the target withheld" in found.laws["normalised"].detail
 
 
+@pytest.mark.slow
 def test_lanes_that_step_before_they_book_are_caught() -> None:
     found = verdict_of(Early)
     assert found.violated() >= {"causal", "score-first"}
@@ -131,6 +132,7 @@ def test_a_certificate_with_lanes_comes_back(checkpoint: Path, short_documents: 
     assert abs(manifest.strict_bits - manifest.booked_bits) < 0.1, "the walk learns what the fast path learns"
 
 
+@pytest.mark.slow
 def test_a_run_with_lanes_is_audited(checkpoint: Path, short_documents: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert main(["eval", *flags(checkpoint, short_documents, SPEC), "--threads", "1", "--out", str(run)]) == 0

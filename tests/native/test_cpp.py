@@ -15,7 +15,7 @@ import pytest
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 COMPILER = shutil.which("g++") or shutil.which("c++")
 SANITIZE = os.environ.get("EVALKIT_SANITIZE", "")
-FLAGS = ["-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"]
+FLAGS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"]
 if SANITIZE:
     FLAGS += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g"]
 PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
