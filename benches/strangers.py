@@ -46,7 +46,13 @@ def main() -> None:
     from evalkit.report.compare import compare
 
     checkpoints, common = args.data / "checkpoints", ("--threads", 1)
-    rwkv = ("recipes/experts.toml", "--checkpoint", checkpoints / "tiny_rwkv5v2_730k_fp32.bin")
+    rwkv = (
+        "recipes/experts.toml",
+        "--checkpoint",
+        checkpoints / "tiny_rwkv5v2_730k_fp32.bin",
+        "--limit-tokens",
+        100_000,
+    )
     texts = {t: run(args.out / t, *rwkv, "--text", args.data / f"{t}.jsonl.xz", *common) for t in TEXTS}
     shard = (
         "--text",
