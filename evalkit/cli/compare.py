@@ -10,6 +10,7 @@ from evalkit.cli.session import check_json, json_flag, tell
 
 EXAMPLES = """examples:
   evalkit compare runs/a runs/b                           is b better than a on the same text and plan?
+  evalkit compare runs/a runs/b --html words.html         and where: the text, coloured by bits won and lost
   evalkit compare runs/a runs/b --base                    the same question for the checkpoints, without adapters
   evalkit compare runs/a1 runs/b1 --more runs/a2 runs/b2 runs/a3 runs/b3
                                                           and the field's rule: 0.005 nats/token at p < 0.01 over seeds
@@ -31,6 +32,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--base", action="store_true", help="compare the base scores, without adapters")
     parser.add_argument("--force", action="store_true", help="compare even if text or plan differ, and say so")
+    parser.add_argument("--html", metavar="FILE", help="write a page with the words that B won and lost")
     json_flag(parser)
 
 
@@ -48,8 +50,25 @@ def run(args: argparse.Namespace) -> int:
     found = compare(*pairs[0], force=args.force, column=column)
     if len(pairs) > 1:
         found["field_rule"] = over_seeds(pairs, force=args.force, column=column)
+    if args.html:
+        _write_page(args.html, found)
     tell(args, found, lambda: print("\n".join(lines(found))))
     return 0
+
+
+def _write_page(path: str, found: dict[str, Any]) -> None:
+    """Opens the text of run A again; neither its adapters nor the causality of its model are asked for."""
+    import msgspec
+
+    from evalkit.cli.opening import open_run
+    from evalkit.report.compare import compare_page
+    from evalkit.scoring.result import RunRecord
+    from evalkit.stream.files import write_atomic
+
+    record = RunRecord.read(Path(found["a"]["run"]))
+    bare = {**record.settings, "adapters": [], "trust_causal": True}
+    _, stream = open_run(msgspec.structs.replace(record, settings=bare))
+    write_atomic(Path(path), compare_page(found, stream).encode(errors="backslashreplace"))
 
 
 def lines(found: dict[str, Any]) -> list[str]:

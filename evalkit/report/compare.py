@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from evalkit.errors import InputError
-from evalkit.report.elements import flat
+from evalkit.report.elements import distinct, flat, interval, note, section, signed, table
+from evalkit.report.words import Columns, extremes, looked_at
 from evalkit.scoring.result import RunRecord, read_documents
+from evalkit.scoring.scores import read_scores
 from evalkit.scoring.statistics import paired_interval
 from evalkit.units import LN2, bits_per_byte, total_nats
 
@@ -95,7 +97,7 @@ def compare(
     total = int(size.sum())
     if not total:
         raise InputError(f"{folder_a} and {folder_b}: the documents that both scored have no bytes")
-    interval = paired_interval(delta, size, seed)
+    span = paired_interval(delta, size, seed)
     one, two = _side(a, column, rows_a, total), _side(b, column, rows_b, total)
     same_tokens = a.tokenizer == b.tokenizer
     return {
@@ -105,10 +107,10 @@ def compare(
         "b": two,
         "delta_bpb": bits_per_byte(total_nats(delta), total),
         "delta_nats_per_token": two["nats_per_token"] - one["nats_per_token"] if same_tokens else None,
-        "ci95": list(interval) if interval else None,
+        "ci95": list(span) if span else None,
         "documents": len(rows_a),
         "left_out": [len(a.documents["bytes"]) - len(rows_a), len(b.documents["bytes"]) - len(rows_b)],
-        "distinguishable": bool(interval and (interval[0] > 0 or interval[1] < 0)),
+        "distinguishable": bool(span and (span[0] > 0 or span[1] < 0)),
         "forced": bool(unlike),
         "differs_in": unlike,
         "settings": changed_settings(a, b),
@@ -195,6 +197,42 @@ def _notes(a: Run, b: Run, documents: int) -> list[str]:
             f"{SEED_SPREAD}, seven times as much"
         )
     return found
+
+
+def compare_page(found: dict[str, Any], stream: Any) -> str:
+    """What :func:`compare` found as a page: the answer, and the documents that B won and lost most, word by word.
+
+    ``stream``: what both scored.  InputError when they did not score the same targets, or kept no scores of them.
+    """
+    from evalkit.report.html import page
+
+    a, b = read_run(Path(found["a"]["run"])), read_run(Path(found["b"]["run"]))
+    for run in (a, b):
+        if run.run.fingerprint["text"] != stream.fingerprint or run.run.totals.targets != a.run.totals.targets:
+            raise InputError(f"{run.folder} scored other targets, so its words cannot be drawn beside the other's")
+        if not (run.folder / "scores.f64").is_file():
+            raise InputError(
+                f"{run.folder} kept no scores of single targets (scores.f64); score it again into another --out"
+            )
+    stacks = [("base", *(s.adapter for s in run.run.stages)) for run in (a, b)]
+    scores = tuple(read_scores(r.folder / "scores.f64", len(s)) for r, s in zip((a, b), stacks, strict=True))
+    labels = tuple(f"{side} {name}" for side, s in zip("AB", stacks, strict=True) for name in distinct(s))
+    split, base = len(stacks[0]), found["column"] == "nats_base"
+    columns = Columns(labels, scores, 0 if base else split - 1, split if base else len(labels) - 1)
+    rows = list(range(len(a.documents["bytes"])))
+    bits = (_column(b, found["column"], rows) - _column(a, found["column"], rows)) / LN2
+    chosen, names, sizes = extremes(bits), a.documents["name"], a.documents["bytes"]
+    titles = [f"{names[i][:80]}: {bits[i]:+,.0f} bits over {sizes[i]:,} bytes" for i in chosen]
+    words = looked_at(stream, columns, [a.documents["document"][i] for i in chosen], titles)
+    return page("evalkit: two runs", _answer(found) + section("Word by word", words or note("No document differs.")))
+
+
+def _answer(found: dict[str, Any]) -> str:
+    told = interval(found["ci95"])
+    rows = [[f"{key.upper()}: {found[key]['run']}", f"{found[key]['bpb']:.5f}", ""] for key in ("a", "b")]
+    rows.append(["B - A", signed(found["delta_bpb"], 5), told])
+    notes = "".join(note(text) for text in found["notes"])
+    return f"<h1>evalkit: two runs</h1>{table(['run', 'BPB', '95 % interval'], rows)}{notes}"
 
 
 def _largest(a: Run, rows: list[int], delta: np.ndarray, size: np.ndarray) -> list[dict[str, Any]]:

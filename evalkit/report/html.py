@@ -11,9 +11,12 @@ from evalkit.report.circumstances import environment, seconds, settings, verdict
 from evalkit.report.digest import digest
 from evalkit.report.elements import cut, note, section
 from evalkit.report.reliability import reliability
-from evalkit.report.stages import activity, along, contributions
+from evalkit.report.stages import activity, along, contributions, stage_labels
+from evalkit.report.words import Columns, extremes, looked_at
 from evalkit.scoring.result import Result, RunRecord
+from evalkit.scoring.scores import read_scores
 from evalkit.stream.files import write_atomic
+from evalkit.units import LN2
 
 STYLE = """
 body{font:15px/1.5 system-ui,"Segoe UI","DejaVu Sans",sans-serif;color:#1b1b1b;background:#fff;max-width:860px;
@@ -31,6 +34,9 @@ svg{width:100%;height:auto;display:block;margin:.4rem 0}svg text{fill:#222}.tick
 .legend span{margin-right:1.1rem;white-space:nowrap}svg.key{display:inline;width:22px;margin-right:.35rem}
 pre{background:#f4f4f4;padding:.6rem;white-space:pre-wrap;word-break:break-all}.warn{color:#8a5a00}
 details{margin:.5rem 0}summary{cursor:pointer;color:#333}
+.words{overflow-wrap:anywhere;white-space:pre-wrap}.words span{border-radius:2px}
+.w1{background:#e3eefa}.w2{background:#bcd8f5}.w3{background:#85b8ee}.w4{background:#4a95e0}
+.l1{background:#fdeedd}.l2{background:#fbd5a8}.l3{background:#f7b46a}.l4{background:#ee8f2d}
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """For the browser: whatever a document's name may hold, nothing is fetched and nothing runs."""
@@ -83,10 +89,26 @@ def _scored(result: Result, stream: Any) -> list[str]:
     if many:
         parts.append(section("By document length", by_length(result.documents, result.record.settings["seed"])))
         parts.append(section("Documents that gained most, and least", by_document(result, list(stream.doc_names))))
+    if found and many:
+        parts.append(section("What was learned, word by word", _words(result, stream)))
     if found:
         parts.append(section("By class of token", by_class(found)))
         parts.append(section("Where stages act, and whether they are right", activity(result, found)))
     return parts
+
+
+def _words(result: Result, stream: Any) -> str:
+    """Documents that gained and lost most."""
+    assert result.folder is not None
+    docs, last = result.documents, len(result.stage_names) - 1
+    scores = read_scores(result.folder / "scores.f64", last + 1)
+    bits = (docs.nats[:, -1] - docs.nats[:, 0]) / LN2
+    chosen = extremes(bits)
+    titles = [
+        f"{stream.doc_names[docs.doc[i]][:80]}: {bits[i]:+,.0f} bits over {docs.bytes[i]:,} bytes" for i in chosen
+    ]
+    columns = Columns(tuple(stage_labels(result)), (scores,), 0, last)
+    return looked_at(stream, columns, [int(docs.doc[i]) for i in chosen], titles)
 
 
 def _summary(result: Result) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,27 @@ def test_a_better_run_is_called_better(evalkit, runs) -> None:
     base_only = evalkit("compare", base, adapted, "--base")
     assert "BPB (base)" in base_only.out
     assert "cannot be told apart" in base_only.out
+
+
+def test_a_page_shows_the_words_of_both_runs(evalkit, runs, tmp_path: Path) -> None:
+    base, adapted = runs("a", *PLAN, "--adapter", "none"), runs("b", *PLAN, "--adapter", "ppm")
+    path = tmp_path / "words.html"
+    assert "B is better" in evalkit("compare", base, adapted, "--html", path).out
+    page = path.read_text(encoding="utf-8")
+    assert len(page) < 500_000
+    assert "<script" not in page
+    assert "Content-Security-Policy" in page
+    assert page.count("<details") == 3, "every document gains, the three that gain most are shown"
+    spans = re.findall(
+        r'<span(?: class="[wl]\d")? title="([-+.\d]+) bits; p: A base (\S+), B base (\S+), B ppm (\S+)">', page
+    )
+    assert spans
+    for bits, a, _, b in spans:
+        assert float(bits) == pytest.approx(math.log2(float(a) / float(b)), abs=0.03)
+    other = runs("c", *PLAN, "--adapter", "none", text=runs.texts[:4])
+    refused = evalkit("compare", base, other, "--force", "--html", path)
+    assert refused.code == 2
+    assert "scored other targets" in refused.err
 
 
 def test_settings_of_the_same_stack_are_compared_one_by_one(evalkit, runs) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from evalkit.report.digest import REST, _digest, digest, running_bpb
 from evalkit.report.elements import distinct, flat
 from evalkit.report.html import render, write_report
+from evalkit.report.words import DOCUMENT_BYTES, EACH, Columns, extremes, looked_at, stretch, words_of
 from evalkit.scoring.calibration import Calibration
 from evalkit.scoring.ledger import Ledger
 from evalkit.scoring.result import Budget, Coverage, DocumentTable, Result, RunRecord, stage_rows, totals
@@ -140,6 +141,7 @@ def test_a_run_has_every_section(tmp_path: Path) -> None:
         "Calibration",
         "By document length",
         "Documents that gained most, and least",
+        "What was learned, word by word",
         "By class of token",
         "Where stages act, and whether they are right",
         "Verdicts",
@@ -151,6 +153,49 @@ def test_a_run_has_every_section(tmp_path: Path) -> None:
     assert f"{result.run['totals']['bpb']:.4f}" in page.text
     assert "a <b>note</b>" in page.text
     assert "20 whole rows" in page.text
+
+
+@given(seed=st.integers(0, 2**32), lengths=st.lists(st.integers(0, 60), min_size=1, max_size=5))
+def test_words_are_the_text_and_carry_all_its_bits(seed: int, lengths: list[int]) -> None:
+    _, stream = make(None, [*lengths, 5], seed=seed)
+    draw = np.random.default_rng(seed)
+    scores = draw.normal(3, 1, (stream.n_targets, 2)), draw.normal(3, 1, (stream.n_targets, 1))
+    columns = Columns(("a", "b", "c"), scores, 0, 2)
+    for doc, size in enumerate([*lengths, 5]):
+        lo = int(stream.doc_start[doc])
+        hi = min(lo + size + 1, stream.n_targets)
+        words = words_of(stream, columns, doc)
+        text = bytes(int(t) - 4 for t in stream.tokens[lo + 1 : hi + 1] if t >= 4)
+        assert b"".join(words.text) == text
+        assert words.nats.sum(0) == pytest.approx(columns.rows(lo, hi).sum(0), rel=1e-12, abs=1e-9)
+
+
+def test_words_begin_at_white_space_and_break_no_character() -> None:
+    text = "the cat  sat on\n\nthe mat. " + "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 20
+    tokenizer = open_tokenizer("byte")
+    tokens = np.array([1, *(b + 4 for b in text.encode())], np.uint16)
+    starts, size = np.array([0]), np.array([len(tokens) - 1])
+    stream = Stream(tokens, tokenizer, starts, size, ("d",), "text", ("memory",))
+    words = words_of(stream, Columns(("a",), (np.ones((len(tokens) - 1, 1)),), 0, 0), 0)
+    shown = [word.decode() for word in words.text]
+    assert shown[:6] == ["the", " cat", "  sat", " on", "\n\nthe", " mat."]
+    assert "".join(shown) == text
+
+
+def test_a_long_document_shows_the_stretch_that_matters_and_few_bytes(tmp_path: Path) -> None:
+    bits = np.array([0.0, -1, -5, -5, 2, 0, -1])
+    assert stretch(bits, 2) == (2, 4)
+    assert stretch(-bits, 2) == (2, 4)
+    assert stretch(bits, 7) == (0, 7)
+    assert extremes(np.array([3.0, -1, 0, -2, 5])) == [3, 1, 4, 0]
+    _, stream = make(None, [9000, 8000])
+    scores = np.random.default_rng(0).normal(3, 1, (stream.n_targets, 8))
+    columns = Columns(tuple(f"a_long_name_<{i}>" for i in range(8)), (scores,), 0, 7)
+    drawn = looked_at(stream, columns, [0, 1], ["<b>one</b>", "two"])
+    assert len(drawn.encode()) < 2 * DOCUMENT_BYTES + 2000
+    assert "<b>" not in drawn
+    assert drawn.count("<details open>") == 1
+    assert EACH * 2 * DOCUMENT_BYTES < 500_000
 
 
 def test_twelve_stages_and_many_documents_stay_under_a_megabyte(tmp_path: Path) -> None:
