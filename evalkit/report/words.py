@@ -131,6 +131,6 @@ def _colour(bits: float) -> str:
 
 
 def _legend() -> str:
-    won = "".join(f'<span class="w{i}">{least:g}</span>' for i, least in reversed([*enumerate(STEPS, 1)]))
-    lost = "".join(f'<span class="l{i}">{least:g}</span>' for i, least in enumerate(STEPS, 1))
+    won = " ".join(f'<span class="w{i}">{least:g}</span>' for i, least in reversed([*enumerate(STEPS, 1)]))
+    lost = " ".join(f'<span class="l{i}">{least:g}</span>' for i, least in enumerate(STEPS, 1))
     return f'<p class="dim words">bits won, at least {won} &nbsp; lost, at least {lost}</p>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import evalkit
+from docs.hooks import on_page_markdown
 from evalkit.adapters.registry import parse_adapter
 from evalkit.cli.main import VERBS, build_parser, main
 from tests.kit import golf_file
@@ -201,3 +204,20 @@ def test_the_table_of_hugging_face_plans_is_the_result_file() -> None:
         for r in rows
     }
     assert table("hf", "models.md") == want
+
+
+def test_every_public_name_and_every_verb_is_in_the_reference() -> None:
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    named = {
+        line.rpartition(".")[2]: line.removeprefix("::: ") for line in page.splitlines() if line.startswith("::: ")
+    }
+    assert set(evalkit.__all__) - {"__version__"} <= set(named)
+    for name, where in named.items():
+        found = getattr(importlib.import_module(where.rpartition(".")[0]), name)
+        assert found.__doc__, where
+        assert name not in evalkit.__all__ or found is getattr(evalkit, name), where
+    reference = on_page_markdown((DOCS / "cli.md").read_text(encoding="utf-8"))
+    assert [line.removeprefix("## evalkit ") for line in reference.splitlines() if line.startswith("## ")] == list(
+        VERBS
+    )
+    assert on_page_markdown((DOCS / "changelog.md").read_text(encoding="utf-8")).startswith("# Changelog")
