@@ -180,8 +180,8 @@ def test_the_page_says_what_the_benches_found() -> None:
         json.loads((root / "benches" / "results" / f"{name}.json").read_text(encoding="utf-8"))
         for name in ("audit_unseen_third_first", "audit_unseen_third", "audit_seconds")
     )
-    assert f"the first run was right on {first['right']} of {first['of']}" in page
-    assert f"the second on {second['right']} of {second['of']}, without a false alarm" in page
+    assert f"| {first['right']} of {first['of']} right | `benches/results/audit_unseen_third_first.json` |" in page
+    assert f"Its second run was right on {second['right']} of {second['of']}, without a false alarm" in page
     assert not [r for r in second["rows"] if r["expected"] == "legal" and r["verdict"] == "violation"]
     for row in seconds["table"]:
         cells = (f"{row['seconds']:g}", row["scorers"], f"{row['maximum']:.1f}", f"{row['median']:.1f}", row["right"])
