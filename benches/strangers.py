@@ -35,6 +35,7 @@ def row(name: str, found: dict[str, Any]) -> dict[str, Any]:
         **kept,
         "stack": stack,
         "plan": found["settings"]["plan"],
+        "seconds": found["seconds"]["wall"],
     }
 
 
@@ -50,8 +51,6 @@ def main() -> None:
         "recipes/experts.toml",
         "--checkpoint",
         checkpoints / "tiny_rwkv5v2_730k_fp32.bin",
-        "--limit-tokens",
-        100_000,
     )
     texts = {t: run(args.out / t, *rwkv, "--text", args.data / f"{t}.jsonl.xz", *common) for t in TEXTS}
     shard = (

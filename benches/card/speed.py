@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from benches.card.sheet import Absent, Card, Sheet
 from benches.card.subjects import furthest, random_gpt, random_model, random_text, seconds_of, shapes
@@ -164,6 +165,7 @@ def attention(card: Card, sheet: Sheet) -> None:
         for module, function, name in FLASH:
             key = f"{batch} x {length}, {name}"
             sheet.row(key, lambda b=batch, n=length, m=module, f=function: by_flash(card, b, n, m, f))
+        sheet.row(f"{batch} x {length}, torch, FlexAttention", lambda b=batch, n=length: by_flex(card, b, n))
 
 
 def inputs(card: Card, batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -216,6 +218,15 @@ def by_flash(card: Card, batch: int, length: int, module: str, function: str) ->
         return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
 
     return timed(card, call, batch, length)
+
+
+def by_flex(card: Card, batch: int, length: int) -> dict[str, Any]:
+    """What ``--checkpoint FOLDER:attention=flex_attention`` gives a banded pass; here causal, as the other kernels are."""
+    if not card.device.startswith("cuda"):
+        raise Absent("FlexAttention's compiled kernel is for CUDA")
+    mask = create_block_mask(lambda b, h, q, k: q >= k, None, None, length, length, device=card.device)
+    kernel = torch.compile(flex_attention)
+    return timed(card, lambda q, k, v: kernel(q, k, v, block_mask=mask, enable_gqa=True), batch, length)
 
 
 # -- rows ---------------------------------------------------------------------------------------------------------------------

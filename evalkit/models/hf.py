@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import msgspec
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
 
 from evalkit.errors import InputError
 from evalkit.models.causality import FORMS
@@ -35,6 +36,8 @@ SINK_GROUP = 64
 """Queries of a banded pass that share a copy of the sinks."""
 ADDS_BOS = ("Llama", "CodeLlama", "Gemma")
 """Tokenizer classes of transformers that add a BOS unless told otherwise."""
+ATTENTION = ("sdpa", "eager", "flex_attention", "flash_attention_2")
+"""Kernels of transformers, by its own names."""
 MOVING_ROPE = ("dynamic", "longrope")
 """Rotary scalings whose angles depend on the length of the input."""
 
@@ -56,6 +59,9 @@ class HFOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     with full attention fail when what they rest on leaves the window (StreamingLLM, arXiv 2309.17453)."""
     banded: bool = True
     """Offer the banded pass where the model's attention allows it."""
+    attention: str | None = None
+    """Which of transformers' kernels computes attention; default: its own choice.  "flex_attention" gives the banded pass a
+    kernel that skips what the band hides (GPUs); "flash_attention_2" takes no mask, so it has no banded pass."""
     trust_remote_code: bool = False
     """Run the Python that lies in the folder."""
     revision: str | None = None
@@ -68,6 +74,8 @@ class HFOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise InputError(f"option max_seq_len must be at least 2 tokens, got {self.max_seq_len}")
         if self.bos is not None and self.bos not in BOS_CONVENTIONS:
             raise InputError(f"option bos: '{self.bos}' is not one of {', '.join(BOS_CONVENTIONS)}")
+        if self.attention not in (None, *ATTENTION):
+            raise InputError(f"option attention: '{self.attention}' is not one of {', '.join(ATTENTION)}")
         if self.sinks < 0:
             raise InputError(f"option sinks must be at least 0 tokens, got {self.sinks}")
 
@@ -91,14 +99,17 @@ class HuggingFaceDoor:
         folder = Path(str(path).removeprefix("hf:"))
         if str(path).startswith("hf:") and not folder.is_dir():
             folder = _fetch(str(folder), settings)
-        return HuggingFaceModel(_load(folder, settings).to(device), folder, settings)
+        module = _load(folder, settings).to(device).eval()
+        if settings.attention is not None:
+            _require_attention(module, folder, settings.attention)
+        return HuggingFaceModel(module, folder, settings)
 
 
 class HuggingFaceModel:
     """The Model protocol over a transformers module.  ``notes``: what was chosen, for the user to read."""
 
     def __init__(self, module: Any, folder: Path, settings: HFOptions) -> None:
-        self.module, self.sinks = module.eval(), settings.sinks
+        self.module, self.sinks = module, settings.sinks
         text_config = module.config.get_text_config()
         self.vocab_size: int = int(module.get_output_embeddings().weight.shape[0])
         self.device = next(module.parameters()).device
@@ -119,7 +130,7 @@ class HuggingFaceModel:
         if not why:
             self.can |= {"banded"}
         config = json.dumps(module.config.to_dict(), sort_keys=True, default=str)
-        added = [settings.dtype, self.bos_id, self.sinks]
+        added = [settings.dtype, self.bos_id, self.sinks, *filter(None, [settings.attention])]
         self.fingerprint: str = state_fingerprint(module.state_dict(), f"{config} {added}")
         windows = f"windows up to {self.max_seq_len} tokens" if self.max_seq_len else "windows of any length"
         self.notes: tuple[str, ...] = (
@@ -204,9 +215,13 @@ class HuggingFaceModel:
         fed = torch.where(has[:, None], torch.cat((ids, extra), 1), torch.cat((extra, ids), 1))
         return fed, none + (~has).long()
 
-    def _mask(self, seen: Tensor) -> Tensor:
+    def _mask(self, seen: Tensor) -> Any:
         """bool [n, n] (True: row attends to column) -> [1, 1, n, n] as this model's attention takes it."""
-        if self.module.config._attn_implementation != "eager":
+        kernel = self.module.config._attn_implementation
+        if kernel == "flex_attention":
+            n = len(seen)
+            return create_block_mask(lambda b, h, q, k: seen[q, k], None, None, n, n, device=str(seen.device))
+        if kernel != "eager":
             return seen[None, None]
         dtype = self.module.dtype
         hidden = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
@@ -257,6 +272,7 @@ def _load(folder: Path, settings: HFOptions) -> Any:
                 use_safetensors=True,
                 trust_remote_code=settings.trust_remote_code,
                 output_loading_info=True,
+                **({"attn_implementation": settings.attention} if settings.attention else {}),
                 **{_dtype_argument(): DTYPES[settings.dtype]},
             )
     except Exception as fault:  # a stranger's files: transformers raises whatever it meets
@@ -269,6 +285,18 @@ def _load(folder: Path, settings: HFOptions) -> Any:
                 f"would fill them with random numbers, so weights and config.json do not belong together"
             )
     return module
+
+
+@torch.no_grad()
+def _require_attention(module: Any, folder: Path, kernel: str) -> None:
+    """InputError where the kernel that the user asked for does not run: another device, compiler or number type."""
+    try:
+        module(input_ids=torch.zeros(1, PROBE_TOKENS, dtype=torch.int64, device=module.device), use_cache=False)
+    except Exception as fault:  # a compiler's and a kernel's own exceptions
+        raise InputError(
+            f"checkpoint {folder.name}: attention={kernel} does not run on {module.device} in {module.dtype} "
+            f"({type(fault).__name__}: {_first_line(fault)}); attention=sdpa runs everywhere"
+        ) from None
 
 
 def _why(fault: Exception) -> str:
@@ -323,6 +351,8 @@ def _why_not_banded(model: HuggingFaceModel, config: Any) -> str:
     Its rows must not know absolute positions, must follow the mask in every layer (under a band of one token each row is
     that of its own token), and must be the plain ones where the band hides nothing.
     """
+    if model.module.config._attn_implementation == "flash_attention_2":
+        return "attention=flash_attention_2 takes no mask; flex_attention does"
     said = json.dumps(config.to_dict(), default=str)
     kinds = set(config.to_dict().get("layer_types") or []) - {"full_attention"}
     if kinds or (config.to_dict().get("sliding_window") and config.to_dict().get("use_sliding_window", True)):

@@ -29,7 +29,6 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.slow
 def test_a_smoke_run_has_every_section_and_one_page(smoke: Path) -> None:
     found = sheets(smoke)
     for name, rows in found.items():

@@ -165,7 +165,16 @@ def test_the_tables_of_strangers_and_of_the_harness_are_the_result_files() -> No
         assert name.removeprefix("base7x384_").split(":")[0] == row["name"]
         assert rest == [f"{row['base_bpb']:.4f}", f"{row['bpb']:.4f}", pairs[row["name"]]]
     rwkv = cells(DOCS.parent / "examples" / "rwkv_door" / "README.md", "rwkv")
-    assert rwkv == [[row["name"], f"{row['base_bpb']:.4f}", f"{row['bpb']:.4f}"] for row in found["rwkv"]]
+    assert rwkv == [
+        [row["name"], f"{row['targets']:,}", f"{row['base_bpb']:.4f}", f"{row['bpb']:.4f}"] for row in found["rwkv"]
+    ]
+
+
+def test_the_table_of_models_asked_at_opening_is_the_result_file() -> None:
+    rows = json.loads((RESULTS / "causality.json").read_text(encoding="utf-8"))["rows"]
+    judged = [[r["model"], "accepted" if r["accepted"] else "refused", f"{r['seconds']:.1f}"] for r in rows]
+    assert cells(DOCS / "models.md", "causality") == judged
+    assert all(row["right"] for row in rows)
 
 
 def test_the_tables_of_the_engine_are_the_result_file() -> None:

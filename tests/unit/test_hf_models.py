@@ -437,6 +437,44 @@ def test_one_layer_of_the_band_is_a_window_of_its_own(
     assert torch.allclose(more[:, :], naive_band(model, ids[17:], 8)[8:], atol=1e-4)
 
 
+@pytest.mark.parametrize("kernel", ["eager", "flex_attention"])
+def test_every_kernel_that_takes_a_mask_gives_the_same_rows(kernel: str, llama: Path) -> None:
+    """flex_attention runs uncompiled here: torch 2.13's compiler for CPUs reads past the end of a mask of 64 tokens."""
+    ids = torch.arange(50) * 7 % VOCAB
+    plain = open_checkpoint(llama)
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        model = open_checkpoint(f"{llama}:attention={kernel}")
+        assert model.module.config._attn_implementation == kernel
+        assert model.can == plain.can
+        assert model.fingerprint != plain.fingerprint
+        assert torch.allclose(model.logits(ids[None]), plain.logits(ids[None]), atol=1e-4)
+        state, begin = [None, None], 0
+        for length in (25, 25):
+            new = ids[begin : begin + length]
+            (got, state[0]), (want, state[1]) = (
+                m.banded(new, None, s, 8) for m, s in zip((model, plain), state, strict=True)
+            )
+            assert torch.allclose(got, want, atol=1e-4)
+            begin += length
+
+
+def test_a_kernel_that_does_not_run_here_is_one_sentence(
+    llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from evalkit.cli.main import main
+    from evalkit.models import hf
+
+    def fails(module: Any, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("no kernel for this device\nmore lines")
+
+    monkeypatch.setattr(type(make_llama()), "forward", fails)
+    with pytest.raises(hf.InputError, match=r"attention=flex_attention does not run on cpu .* attention=sdpa"):
+        open_checkpoint(f"{llama}:attention=flex_attention")
+    monkeypatch.undo()
+    assert main(["eval", "--checkpoint", f"{llama}:attention=fast", "--limit-tokens", "10"]) == 2
+    assert "option attention: 'fast' is not one of sdpa, eager" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("config", "why"),
     [
