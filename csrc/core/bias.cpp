@@ -30,6 +30,7 @@ struct Stride {
     const Cell* cells;
     const double* factors;
     std::size_t m, vocab;
+    std::size_t next;  // rows after these that will be read soon
 };
 
 template <int N>
@@ -98,6 +99,7 @@ EVALKIT_INLINE void add_up(const Stride<Cell>& rows, const double* f, const doub
         std::memcpy(factor, f + v, sizeof factor);
         for (std::size_t i = 0; i < rows.m; ++i) {
             const Cell* w = rows.cells + i * rows.vocab + v;
+            if (i < rows.next) __builtin_prefetch(w + rows.m * rows.vocab);  // those come from memory
 #pragma GCC unroll 8
             for (int j = 0; j < kParts; ++j) {
                 D p;
@@ -146,19 +148,61 @@ struct Both {
     double prior[2];
 };
 
-// Fold and step both parts, and leave their sum in `factor`: one walk over the vectors where those above take nine.
+template <int N>
+EVALKIT_INLINE void within_all(typename Vector<N>::D& b) {
+    const typename Vector<N>::D low = typename Vector<N>::D{} - kWidest, high = typename Vector<N>::D{} + kWidest;
+    b = low < b ? b : low;  // as within(), NaN too
+    b = b < high ? b : high;
+}
+
+EVALKIT_INLINE void step_one(double& bias, double& scale, double& gradient, double residual, double curvature, double prior) {
+    gradient += residual;
+    scale += curvature;
+    bias = within(bias - gradient / (prior + scale));
+    gradient = 0.0;
+}
+
+template <int N>
+EVALKIT_INLINE void step_some(double* bias, double* scale, double* gradient, const typename Vector<N>::D& residual,
+                              const typename Vector<N>::D& curvature, double prior, typename Vector<N>::D& b) {
+    typename Vector<N>::D g, c;
+    load(gradient, g);
+    load(scale, c);
+    load(bias, b);
+    g += residual;
+    c += curvature;
+    b -= g / (prior + c);
+    within_all<N>(b);
+    store(c, scale);
+    store(b, bias);
+    store(typename Vector<N>::D{}, gradient);
+}
+
+// Fold and step both parts, and leave their sum in `factor`: one walk over the vectors where those above take nine.  With
+// vectors by hand: the compiler makes branches of within().
+template <int N>
 EVALKIT_INLINE void both_body(const Both& x, std::size_t vocab) {
-    for (std::size_t v = 0; v < vocab; ++v) {
+    using D = typename Vector<N>::D;
+    std::size_t v = 0;
+    for (; v + N <= vocab; v += N) {
+        D sum, squares, hits, b0, b1;
+        load(x.sum + v, sum);
+        load(x.squares + v, squares);
+        load(x.hits + v, hits);
+        const D residual = sum - hits, curvature = sum - squares;
+        step_some<N>(x.bias[0] + v, x.scale[0] + v, x.gradient[0] + v, residual, curvature, x.prior[0], b0);
+        step_some<N>(x.bias[1] + v, x.scale[1] + v, x.gradient[1] + v, residual, curvature, x.prior[1], b1);
+        store(b0 + b1, x.factor + v);
+        store(D{}, x.sum + v);
+        store(D{}, x.squares + v);
+        store(D{}, x.hits + v);
+    }
+    for (; v < vocab; ++v) {
         const double residual = x.sum[v] - x.hits[v], curvature = x.sum[v] - x.squares[v];
-        const double g0 = x.gradient[0][v] + residual, g1 = x.gradient[1][v] + residual;
-        const double c0 = x.scale[0][v] + curvature, c1 = x.scale[1][v] + curvature;
-        const double b0 = within(x.bias[0][v] - g0 / (x.prior[0] + c0)), b1 = within(x.bias[1][v] - g1 / (x.prior[1] + c1));
-        x.scale[0][v] = c0;
-        x.scale[1][v] = c1;
-        x.bias[0][v] = b0;
-        x.bias[1][v] = b1;
-        x.factor[v] = b0 + b1;
-        x.gradient[0][v] = x.gradient[1][v] = x.sum[v] = x.squares[v] = x.hits[v] = 0.0;
+        for (int i = 0; i < 2; ++i)
+            step_one(x.bias[i][v], x.scale[i][v], x.gradient[i][v], residual, curvature, x.prior[i]);
+        x.factor[v] = x.bias[0][v] + x.bias[1][v];
+        x.sum[v] = x.squares[v] = x.hits[v] = 0.0;
     }
 }
 
@@ -194,7 +238,7 @@ struct Kernels {
         }                                                                                                    \
     }                                                                                                        \
     TARGET void NAME##_step(const Vectors& x, std::size_t vocab, double prior) { fisher_body(x, vocab, prior); } \
-    TARGET void NAME##_both(const Both& x, std::size_t vocab) { both_body(x, vocab); }                       \
+    TARGET void NAME##_both(const Both& x, std::size_t vocab) { both_body<N>(x, vocab); }                       \
     constexpr Kernels NAME = {{NAME##_normalisers<float>, NAME##_add_up<float>},                             \
                               {NAME##_normalisers<double>, NAME##_add_up<double>},                           \
                               NAME##_fold,                                                                   \
@@ -385,8 +429,8 @@ void LogBias::score_columns(const std::int32_t* tokens, std::size_t n, const Cel
     const RowKernels<Cell>& kernel = row_kernels(isa, cells);
     const double one[kMostRows] = {};
     for (std::size_t done = 0; done < n;) {
-        const Stride<Cell> rows{cells + done * vocab, factors == nullptr ? one : factors + done,
-                                std::min(kMostRows, until_step(tokens + done, n - done)), vocab};
+        const std::size_t m = std::min(kMostRows, until_step(tokens + done, n - done));
+        const Stride<Cell> rows{cells + done * vocab, factors == nullptr ? one : factors + done, m, vocab, n - done - m};
         double all[kMostRows], inverse[kMostRows];
         kernel.normalisers(rows, factor_.data(), all);
         for (std::size_t i = 0; i < rows.m; ++i) {

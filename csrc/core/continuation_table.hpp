@@ -31,11 +31,7 @@ class ContinuationTable {
     static constexpr std::size_t kFar = 8, kNear = 3;
 
     // Highest order whose context was followed before, 0 when none.
-    int seen() const {
-        int order = counts_.max_order();
-        while (order > 0 && counts_.context(order).total == 0) --order;
-        return order;
-    }
+    int seen() const { return counts_.seen(); }
     std::uint32_t total(int order) const {
         const NgramCounts::Node& node = counts_.context(order);
         return is_longest(order) ? node.total : node.continued_total;

@@ -52,8 +52,7 @@ std::size_t Mixer::buckets() const {
 }
 
 std::size_t Mixer::bucket(MixerSide side) const {
-    int order = counts_.max_order();
-    while (order > 0 && counts_.context(order).total == 0) --order;
+    const int order = counts_.seen();
     const NgramCounts::Node& context = counts_.context(std::max(order, 1));
     const BucketChoice& by = settings_.by;
     std::size_t b = by.order ? static_cast<std::size_t>(order) : 0;

@@ -33,6 +33,8 @@ void NgramCounts::start(std::uint32_t token) {
     left_ = fetched_at_ = added_ = 0;
     context_.fill(kNone);
     hash_.fill(0);
+    seen_ = 0;
+    stored_ = 1;
     context_[1] = 0;
     hash_[1] = 0x2545F4914F6CDD1Du;
     if (max_order_ < 2) return;
@@ -94,7 +96,7 @@ PairCounts NgramCounts::pair(int order, std::uint32_t token) const {
 
 void NgramCounts::pairs_of(std::uint32_t token, PairCounts* out) const {
     int k = 1;
-    for (; k <= max_order_ && context_[k] != kNone; ++k) {
+    for (; k <= stored_; ++k) {
         const std::uint32_t id =
             token == located_token_ ? located_[k] : find(context_[k], extend(hash_[k], token), token);
         if (id == kNone) break;
@@ -108,7 +110,7 @@ void NgramCounts::locate(std::uint32_t token) {
     located_token_ = token;
     for (int k = 1; k <= max_order_; ++k) located_hash_[k] = extend(hash_[k], token);
     int k = 1;
-    for (; k <= max_order_ && context_[k] != kNone; ++k)
+    for (; k <= stored_; ++k)
         if ((located_[k] = find(context_[k], located_hash_[k], token)) == kNone) break;
     for (; k <= max_order_; ++k) located_[k] = kNone;
 }
@@ -129,9 +131,17 @@ void NgramCounts::add(std::uint32_t token) {
     context_[1] = 0;
     std::copy(located_hash_.begin() + 1, located_hash_.begin() + max_order_, hash_.begin() + 2);
     located_token_ = kNone;
+    look_back();
     ++counted_;
     ++added_;
     if (left_ > 0) fetch_ahead();
+}
+
+// A longer context was followed only where the shorter one was.
+void NgramCounts::look_back() {
+    seen_ = 0;
+    while (seen_ < max_order_ && context(seen_ + 1).total > 0) ++seen_;
+    stored_ = std::max(seen_, 1);
 }
 
 // `lower`: the node of the same token after the context of the order below.

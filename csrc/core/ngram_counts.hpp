@@ -47,6 +47,8 @@ class NgramCounts {
 
     // The context of this order at the current position; total == 0 when nothing ever followed it.
     const Node& context(int order) const { return context_[order] == kNone ? empty_ : at(context_[order]); }
+    // Highest order whose context was followed before, 0 when none: beyond it nothing is looked for.
+    int seen() const { return seen_; }
     PairCounts pair(int order, std::uint32_t token) const;
     // Call f(token, PairCounts) for every stored follower of the context of this order.
     template <class F>
@@ -145,6 +147,7 @@ class NgramCounts {
     void count(int order, std::uint32_t id, std::uint32_t lower);
     bool make_room();
     void add_segment();
+    void look_back();
     void fetch_ahead();
 
     std::uint32_t vocab_;
@@ -157,6 +160,8 @@ class NgramCounts {
     std::size_t mask_ = 0;
     std::size_t used_ = 0;
     std::array<std::uint32_t, kHighestOrder + 2> context_{};
+    int seen_ = 0;
+    int stored_ = 1;  // highest order whose context may have nodes after it: the first token has one before it is counted
     Hashes hash_{};
     // Of located_token_, until the next add().
     std::array<std::uint32_t, kHighestOrder + 1> located_{};
