@@ -121,7 +121,7 @@ def run(vocab: int, targets: int, specs: list[str], threads: int, batch: int, ou
 
 
 def torch_logsumexp(vocab: int) -> float:
-    """Microseconds a row, one thread, median of 15; rows as many as fit 2 MiB."""
+    """Microseconds per row, one thread, median of 15; rows as many as fit 2 MiB."""
     import torch
 
     torch.set_num_threads(1)
@@ -135,7 +135,7 @@ def torch_logsumexp(vocab: int) -> float:
 
 
 def kernels(vocab: int, rounds: int = 31) -> dict[str, Any]:
-    """Medians of microseconds a row, and of ratios to torch's logsumexp taken just before."""
+    """Medians of microseconds per row, and of ratios to torch's logsumexp taken just before."""
     import torch
 
     from evalkit import _native

@@ -1,4 +1,4 @@
-"""Which failures does evalkit tell apart, and which exit code does each have?"""
+"""The failures that evalkit tells apart, and the exit code of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do nats become bits per byte?  (Sums first, one division at the end.)"""
+"""Nats into bits per byte: sums first, one division at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a rank say why it stopped, so that one message names the rank and the cause?
+"""How a rank says why it stopped, so that one message names the rank and the cause.
 
 torchrun gives every rank a file for its last words (``TORCHELASTIC_ERROR_FILE``).  The rank that knows the cause writes
 there; the launcher reads all of them and prints one sentence.  Without our launcher, torchrun shows the same file.

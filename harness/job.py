@@ -1,4 +1,4 @@
-"""What is this process in the job?  Rank, device, threads, process groups, heartbeat.
+"""This process in the job: rank, device, threads, process groups, heartbeat.
 
 Two groups: the default one for gradients (NCCL on GPUs, gloo on CPUs), whose collectives time out, and a gloo group for
 messages, which waits as long as it must, because hearts are watched separately (:mod:`evalkit.harness.pulse`).

@@ -1,4 +1,4 @@
-"""How are ranks started on this node, and what is said when one fails?  torchrun's own agent, one message.
+"""Ranks started on this node by torchrun's own agent, and one message when one of them fails.
 
 The agent runs in this process: it starts the ranks in sessions of their own, passes their output through, watches them,
 restarts them when asked to, and ends all when one dies.  Several nodes: torchrun itself, see docs/scaling.md.

@@ -1,4 +1,4 @@
-"""What does rank 0 do beside its share of the forward?  It scores, and makes the other ranks do what it does.
+"""Rank 0 beside its share of the forward: it scores, and makes the other ranks do what it does.
 
 ``Lead`` gives the scoring loop a forward pass over all ranks and learners that learn on all ranks; the loop itself
 knows of neither.

@@ -1,4 +1,4 @@
-"""How do the ranks of one attempt find each other?  By a word that no earlier attempt knows.
+"""How the ranks of one attempt find each other: by a word that no earlier attempt knows.
 
 torchrun may start the ranks again and keep the same store, with the addresses that dead ranks left there; on several
 nodes not even the count of restarts is the same everywhere.  So every rank posts a token of its own, rank 0 answers each

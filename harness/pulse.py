@@ -1,4 +1,4 @@
-"""Is every rank alive?  Each writes a heartbeat with what it does; each watches the next one in a ring.
+"""Heartbeats: each rank writes one with what it does, and watches the next rank in a ring.
 
 A killed rank is noticed by torchrun and by its connections.  A stopped one (SIGSTOP, a frozen machine) is not: its
 heart stands still, and the rank before it in the ring says so and ends it, so that torchrun can stop the job.

@@ -1,4 +1,4 @@
-"""How are gradients added over ranks so that nobody branches alone?  ``Ranks`` over torch.distributed.
+"""``Ranks`` over torch.distributed: gradients added over ranks so that nobody branches alone.
 
 Every method is one collective, called on every rank in the same order.  Rank 0 and the others hold equal bits after it.
 """

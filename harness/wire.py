@@ -1,4 +1,4 @@
-"""How do ranks talk?  Small messages, rank 0 to each other rank and back, over a gloo group of their own.
+"""Messages between ranks: small ones, rank 0 to each other rank and back, over a gloo group of their own.
 
 A message is a kind, a few plain values and some arrays; nothing in it is executed.  Frame: int64 length, then
 ``uint32 head length | msgpack head | arrays, one after the other``.

@@ -1,1 +1,1 @@
-"""How is the base model made?  Text to tokenizer, shards, training run, quantised artifact."""
+"""The making of the base model: text to tokenizer, shards, training run, quantised artifact."""

@@ -1,4 +1,4 @@
-"""Which average of the weights is kept beside the run?  EMA; the export takes the best form on held-out text."""
+"""Averages of the weights kept beside the run: EMA; the export takes the best form on held-out text."""
 
 from __future__ import annotations
 

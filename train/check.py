@@ -1,4 +1,4 @@
-"""Is it worth starting?  ``python -m evalkit.train.check RECIPE [--data FILES]`` answers without training; FAIL exits with 1."""
+"""``python -m evalkit.train.check RECIPE [--data FILES]``: is it worth starting?  Answers without training; FAIL exits with 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a run survive kill -9?  One safetensors file, fsynced and renamed; the next start reads it, same bits."""
+"""Checkpoints that survive kill -9: one safetensors file, fsynced and renamed; the next start reads it, same bits."""
 
 from __future__ import annotations
 

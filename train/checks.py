@@ -1,4 +1,4 @@
-"""Is it worth starting, and did it end as it should?  Checks before and after a run; a FAIL stops the command."""
+"""Checks before a run (is it worth starting?) and after it (did it end as it should?); a FAIL stops the command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from evalkit.train.recipe import Recipe
 if TYPE_CHECKING:
     from evalkit.train.loop import Trainer
 
-# Share of the peak that a run reaches: 0.40 is #1855's (215 to 319 MFLOP a token and attention, 786,432 tokens in 122 ms
+# Share of the peak that a run reaches: 0.40 is #1855's (215 to 319 MFLOP per token and attention, 786,432 tokens in 122 ms
 # on 8 GPUs); on CPUs about half of what a plain matrix product does, measured on tiny-cpu.
 EFFICIENCY = {"cuda": 0.40, "cpu": 0.5}
 LOADER_FILES = ("*.py", "parts/*.py")
@@ -183,7 +183,7 @@ def _memory(recipe: Recipe, device: torch.device, world: int) -> Finding:
 def _pace(recipe: Recipe, device: torch.device, precision: str, world: int) -> Finding:
     first, last = step_seconds(recipe, device, precision, world)
     mean, run = (first + last) / 2, recipe.run
-    says = f"about {1000 * first:.0f} ms a step, {1000 * last:.0f} at the end; {run.steps} steps in {run.steps * mean:.0f} s"
+    says = f"about {1000 * first:.0f} ms per step, {1000 * last:.0f} at the end; {run.steps} steps in {run.steps * mean:.0f} s"
     if recipe.expect.step_ms:
         says += f" (the recipe says {recipe.expect.step_ms:.0f} ms)"
     if not run.seconds:

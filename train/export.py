@@ -1,4 +1,4 @@
-"""How does a finished run become an artifact?  Choose weights, quantise, write, read back, measure what was lost."""
+"""A finished run becomes an artifact: choose weights, quantise, write, read back, measure what was lost."""
 
 from __future__ import annotations
 

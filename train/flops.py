@@ -1,4 +1,4 @@
-"""How much arithmetic is a training token, and how much of the machine's does a run use?  (MFU)"""
+"""The arithmetic of a training token, and how much of the machine's a run uses (MFU)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a run go?  Batch, step, log, checkpoint, until f = 1; then the run's facts and the artifact."""
+"""The training run: batch, step, log, checkpoint, until f = 1; then the run's facts and the artifact."""
 
 from __future__ import annotations
 

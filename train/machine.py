@@ -1,4 +1,4 @@
-"""What does this machine offer?  Device, threads, and whether bfloat16 is worth it: probed once, printed, recorded."""
+"""What this machine offers: device, threads, and whether bfloat16 is worth it: probed once, printed, recorded."""
 
 from __future__ import annotations
 

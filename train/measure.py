@@ -1,4 +1,4 @@
-"""What does the model score on held-out training text?  Disjoint windows, every target, true bytes."""
+"""The model's score on held-out training text: disjoint windows, every target, true bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a step minimise?  Mean nats per target; helpers of the eval stack are switches (train/switches/loss.py).
+"""What a step minimises: mean nats per target; helpers of the eval stack are switches (train/switches/loss.py).
 
 Shape legend: B windows, L positions, D width, V vocabulary.
 """

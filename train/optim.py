@@ -1,4 +1,4 @@
-"""How do weights move?  Batched Muon for matrices, AdamW for the rest; float64 twins stand in tests/twins/optim.py."""
+"""The optimisers: batched Muon for matrices, AdamW for the rest; float64 twins stand in tests/twins/optim.py."""
 
 from __future__ import annotations
 

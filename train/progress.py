@@ -1,4 +1,4 @@
-"""How far is the run?  One line per report: loss, BPB, tokens per second, MFU, time left."""
+"""Progress of training, one line per report: loss, BPB, tokens per second, MFU, time left."""
 
 from __future__ import annotations
 

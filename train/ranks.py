@@ -1,4 +1,4 @@
-"""Who trains beside me?  The processes of torchrun: gloo on CPUs, NCCL on GPUs; one process is the case of world 1."""
+"""The processes that train together: torchrun's; gloo on CPUs, NCCL on GPUs; one process is the case of world 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many bytes for how many BPB?  ``python -m evalkit.train.rates --recipe R --data FILES --out DIR`` prints the table.
+"""Bytes against BPB: ``python -m evalkit.train.rates --recipe R --data FILES --out DIR`` prints the table.
 
 Reads the finished run in DIR; each row quantises with one setting, writes a real artifact, loads it through the
 public door and scores it on the held-out *training* text.  The choice of export settings is made from this table.

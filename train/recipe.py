@@ -1,4 +1,4 @@
-"""What does a run do?  A recipe: a strict TOML file of a few tables, every field with a default, a unit and a reason."""
+"""Training recipes: a strict TOML file of a few tables, every field with a default, a unit and a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large is the step at progress f?  One function for the step clock and the wall clock."""
+"""The size of the step at progress f: one function for the step clock and the wall clock."""
 
 from __future__ import annotations
 

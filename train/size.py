@@ -1,4 +1,4 @@
-"""How many bytes will a model take, and how large a model fits?  (``python -m evalkit.train.size``; before a second is trained)
+"""How many bytes a model will take, and how large a model fits (``python -m evalkit.train.size``; before a second is trained).
 
 A grid's payload is the entropy of a Gaussian rounded on the SDClip grid (``coder.gaussian_bits``), for each weight; the
 range coder adds next to nothing.  Scales, frequency tables, float16 tensors and the header are counted, the tokenizer

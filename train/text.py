@@ -1,4 +1,4 @@
-"""Which documents does a training text hold, and which of them are kept out?  (Files are read as evalkit.stream does.)"""
+"""The documents of a training text, and which of them are kept out; files are read as evalkit.stream does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does text become token ids without losing a byte?  (``python -m evalkit.train.tokenizer --data FILES --out FILE.model``)
+"""Tokenizers for training: ids that lose no byte (``python -m evalkit.train.tokenizer --data FILES --out FILE.model``).
 
 SentencePiece BPE with identity normalisation, no dummy prefix, byte fallback and split digits: decoding gives the
 text back, byte for byte (evalkit's tokenizer spells a literal U+2581 with its byte pieces).

@@ -167,7 +167,7 @@ def _forecast(rows: Rows) -> str:
 
 
 def _learners(rows: Rows) -> str:
-    picture = bar_plot([r["key"] for r in rows], [r["microseconds_a_target"] for r in rows], "us a target")
+    picture = bar_plot([r["key"] for r in rows], [r["microseconds_a_target"] for r in rows], "us per target")
     cells = [
         [
             r["key"], f"{r['microseconds_a_target']:.1f}", _n(r["by_verb"].get("forward"), ".1f"),
@@ -176,7 +176,7 @@ def _learners(rows: Rows) -> str:
         ]
         for r in rows
     ]  # fmt: skip
-    return picture + table(("", "us a target", "forward", "learning", "BPB", "gain"), cells)
+    return picture + table(("", "us per target", "forward", "learning", "BPB", "gain"), cells)
 
 
 def _overlap(rows: Rows) -> str:

@@ -36,7 +36,7 @@ def board(card: Card) -> Gpu | None:
 
 
 def peak_of(card: Card, form: str) -> float | None:
-    """Operations a second by the data sheet; TF32 is half of bfloat16 on all boards of the list."""
+    """Operations per second by the data sheet; TF32 is half of bfloat16 on all boards of the list."""
     gpu = board(card)
     if gpu is None:
         return None

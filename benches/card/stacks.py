@@ -134,7 +134,7 @@ def run_of(
 
 def learners(card: Card, sheet: Sheet) -> None:
     sheet.note = (
-        "microseconds a target by verb; 'class' has the shape of the 16 MB class and random weights: seconds alone"
+        "microseconds per target by verb; 'class' has the shape of the 16 MB class and random weights: seconds alone"
     )
     named = {n: s for n, s in STACKS.items() if "_ttt" in n or n.startswith("slot")} | {"lora_ttt, lanes": [LANES]}
     named |= {"lora_ttt, lanes, batched": [f"{LANES},batched=true"]}

@@ -96,7 +96,7 @@ def clock(card: Card, seconds: float) -> float:
 
 
 def pace(said: str) -> list[dict[str, float]]:
-    """Steps, loss, tokens a second and share of the peak, from the log's lines."""
+    """Steps, loss, tokens per second and share of the peak, from the log's lines."""
     return [
         {"step": int(m[1]), "loss": float(m[2]), "tokens_a_second": float(m[3]), "mfu": float(m[4] or 0.0) / 100.0}
         for m in map(LINE.search, said.splitlines())

@@ -6,7 +6,7 @@ namespace evalkit {
 
 namespace {
 
-// Web text has few different words so far, 0.06 to 0.15 a token, the fewer the longer it is: twice that for short ways.
+// Web text has few different words so far, 0.06 to 0.15 per token, the fewer the longer it is: twice that for short ways.
 // After a whole word it has 0.4 to 0.6, and longer contexts are mostly new.
 std::size_t expected_contexts(const std::vector<int>& words, std::size_t tokens) {
     std::size_t tenths = 0;

@@ -1,4 +1,4 @@
-"""What may an adapter know of a stream before the first token?"""
+"""What an adapter may know of a stream before the first token."""
 
 from __future__ import annotations
 

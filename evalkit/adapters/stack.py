@@ -1,4 +1,4 @@
-"""How do several experts become one scorer?  Left to right; each stage maps a normalised row to a normalised row."""
+"""The stack of experts, left to right: each stage maps a normalised row to a normalised row."""
 
 from __future__ import annotations
 

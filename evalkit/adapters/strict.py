@@ -1,4 +1,4 @@
-"""How does a third-party expert in plain Python get the fused spelling?  From its own ``row`` and ``observe``.
+"""``StrictExpert``: base class for experts in plain Python; the fused spelling is made from their own ``row`` and ``observe``.
 
 Subclass StrictExpert and write ``row`` and ``observe`` (and ``begin``, calling super).  The target is no argument of
 ``row``; the rows of later targets are not reachable from the array that ``row`` gets.

@@ -1,4 +1,4 @@
-"""How is a recipe measured in a minute?  Two short runs on the head of the stream; the second one is fitted."""
+"""Measures a recipe in a minute: two short runs on the head of the stream; the second one is fitted."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What does each verb of the loop cost?  Seconds per chunk from a calibration run, and the model fitted to them.
+"""The cost of each verb of the loop: seconds per chunk from a calibration run, and the model fitted to them.
 
-A verb costs ``rate`` seconds a target; verbs that read tables may get slower as the tables outgrow the caches, so they
+A verb costs ``rate`` seconds per target; verbs that read tables may get slower as the tables outgrow the caches, so they
 have a slope over log2 of the stream position where the calibration shows one.  The first chunk pays for warming up
 (allocations, first calls of kernels): what it costs above the others is counted once a run, not per target.  A learner
 works when its own chunk is full, so rates are taken over whole periods of it: a last chunk that is cut short learns
@@ -145,7 +145,7 @@ FLOOR = 0.03
 
 
 def _noise(costs: Sequence[ChunkCost], draws: int = 500) -> float:
-    """Moving-block bootstrap of the mean seconds a target (Kuensch 1989): neighbouring chunks share their weather."""
+    """Moving-block bootstrap of the mean seconds per target (Kuensch 1989): neighbouring chunks share their weather."""
     totals = np.array([c.total for c in costs])
     sizes = np.array([c.hi - c.lo for c in costs], dtype=np.float64)
     if len(costs) < 4:

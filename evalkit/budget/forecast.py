@@ -1,4 +1,4 @@
-"""How long will the whole run take, on how many ranks, and what decides it?
+"""Forecast of a whole run: seconds, the number of ranks, and what decides both.
 
 With experts alone, ranks compute ahead while the sequencer runs the experts: the run takes as long as the slower of the
 two.  On CPUs without a core to spare the sequencer takes its time from rank 0's share of the forward.  A learner makes a

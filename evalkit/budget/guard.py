@@ -1,4 +1,4 @@
-"""What is left out when the seconds will not suffice?  Named work, in the order that the recipe gives.
+"""Which work is dropped when the time budget is short: named work, in the order that the recipe gives.
 
 Before each chunk is booked the guard forecasts from its own clock: seconds so far, and targets booked so far.  When the
 rest will not fit, the next name on the list goes out of force, from the observe of that chunk on, for good.  What it

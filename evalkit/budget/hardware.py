@@ -1,4 +1,4 @@
-"""How fast would other hardware be?  Profiles, and how a measurement here becomes seconds there.
+"""Profiles of other hardware, and how a measurement here becomes seconds there.
 
 Nothing here is measured on the target.  Two ways, each with its assumption in words:
 
@@ -20,7 +20,7 @@ from evalkit.errors import InputError, nearest
 
 @dataclass(frozen=True)
 class Gpu:
-    """Peak operations a second in float32 without tensor cores and in bfloat16, and bytes a second of memory."""
+    """Peak operations per second in float32 without tensor cores and in bfloat16, and bytes per second of memory."""
 
     name: str
     float32: float

@@ -1,4 +1,4 @@
-"""Which recipe scores lowest inside a budget?  Successive halving over plans, experts and learners.
+"""The search for the recipe that scores lowest inside a budget: successive halving over plans, experts and learners.
 
 The text is a calibration text, never the one to be scored.  Half of its documents are searched, half held back.  A
 *ladder* is a plan, perhaps a learner, and experts in order; one run of it gives the BPB of all its prefixes.  Rungs grow
@@ -540,7 +540,7 @@ class Search:
         return made
 
     def _forecast(self, plan: str, adapters: Sequence[Spec], parts: dict[str, float], noise: float) -> Seconds:
-        """``parts``: seconds a target."""
+        """``parts``: seconds per target."""
         made = [make_adapter(name, raw) for name, raw in adapters]
         learners = [a for a in made if isinstance(a, Learner)]
         form = parse_plan(plan)

@@ -1,4 +1,4 @@
-"""Where do the seconds of a recipe go, does it fit its budget, and what else would fit?
+"""Where the seconds of a recipe go, whether it fits its budget, and what else would fit.
 
 All forecasts are of the scoring loop (``seconds.wall`` of run.json); start and finish are given apart.
 """
@@ -37,7 +37,7 @@ class Subject:
 
 
 def stage_rows(subject: Subject) -> list[dict[str, Any]]:
-    """One row per verb, the dearest first: seconds a million targets, share, seconds for the whole stream."""
+    """One row per verb, the most expensive first: seconds per million targets, share, seconds for the whole stream."""
     model, targets = subject.calibration.model, subject.shape.targets
     whole = model.seconds(targets)
     total = sum(whole.values()) or 1.0

@@ -1,4 +1,4 @@
-"""How much work is one forward call, and how many tokens does a plan put in?  Counted, not timed."""
+"""The arithmetic of one forward call and the tokens that a plan feeds: counted, not timed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``evalkit completion SHELL``: which words can follow on the command line?  A script made from the parsers themselves."""
+"""``evalkit completion SHELL``: a completion script made from the parsers themselves."""
 
 from __future__ import annotations
 

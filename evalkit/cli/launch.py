@@ -1,4 +1,4 @@
-"""How does ``evalkit eval --nproc N`` become N processes?  It starts torchrun on this node, and speaks for all ranks."""
+"""How ``evalkit eval --nproc N`` becomes N processes: it starts torchrun on this node, and speaks for all ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which verb was asked for, and how does every failure leave: one sentence on stderr and an exit code?"""
+"""The command line: finds the verb, and turns every failure into one sentence on stderr and an exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does ``evalkit audit`` open what the engine knows: adapters, recipes, run directories?"""
+"""How ``evalkit audit`` opens what the engine knows: adapters, recipes, run directories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far is it, what is the score so far, and how long will it take?  A bar on a terminal, plain lines in a log."""
+"""Progress of a run: done, score so far, time left; a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 

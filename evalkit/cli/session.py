@@ -1,4 +1,4 @@
-"""How do a recipe's words become a model, a stream and adapters?  (Says on stderr what was chosen.)"""
+"""Turns a recipe's words into a model, a stream and adapters, and says on stderr what was chosen."""
 
 from __future__ import annotations
 

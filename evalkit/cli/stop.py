@@ -1,4 +1,4 @@
-"""How does a run end when it is asked to?  SIGTERM sets a flag; the run stops at the next safe place."""
+"""How a run ends when asked to: SIGTERM sets a flag; the run stops at the next safe place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``evalkit tokenize``: how does text become a token shard?"""
+"""``evalkit tokenize``: text into a token shard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``evalkit zoo``: which specimens is the audit tested on, and how does each look?"""
+"""``evalkit zoo``: the specimens that the audit is tested on."""
 
 from __future__ import annotations
 

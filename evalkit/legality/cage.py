@@ -1,4 +1,4 @@
-"""How is a stranger's scorer kept from harming the audit?  Its own process, session, clock and memory limit."""
+"""The cage of a stranger's scorer: its own process, session, clock and memory limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs inside the cage?  The stranger's factory, under limits, answering frames until its parent is gone."""
+"""What runs inside the cage: the stranger's factory, under limits, answering frames until its parent is gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do findings become laws, and laws a verdict?
+"""The conclusion: findings become laws, and laws a verdict.
 
     a score moves with later tokens                      causal
     probabilities of one position sum to more than 1     normalised

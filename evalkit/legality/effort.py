@@ -1,4 +1,4 @@
-"""How many probes fit the time?  Two timed calls, then streams, cuts, screens and forks in proportion."""
+"""How many probes fit the time: two timed calls, then streams, cuts, screens and forks in proportion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs: do the figures that a run printed fit each other, the text and the rules?
+"""The audit of logs: whether the figures that a run printed fit each other, the text and the rules.
 
 No code is run and no model is needed.  A loss in nats per token, a BPB and a number of tokens imply the number of bytes
 that the BPB was divided by:

@@ -1,4 +1,4 @@
-"""Does validation text stand in the training text, and does the artifact depend on it?  (Tests T13, T14; #2127.)
+"""Provenance: whether validation text stands in the training text, and whether the artifact depends on it (#2127).
 
 Exact: documents by hash, from manifests or texts.  Near: the share of a validation document's 13-word sequences (lower
 case, letters and digits only) that stand somewhere in the training text; it needs the texts themselves.
@@ -180,7 +180,7 @@ def artifact_check(path: str) -> Check:
 
 
 def build_check(command: str, val_path: str) -> Check:
-    """T13: run a build command twice on the validation text and once on a scrambled copy; its output must not change.
+    """Run a build command twice on the validation text and once on a scrambled copy; its output must not change.
 
     ``command`` holds {val} and {out}.  Runs what it is told to, without a shell.
     """

@@ -1,4 +1,4 @@
-"""How is a verdict reached on a black box?  Handshake, streams, cuts, forks, ledgers; then the laws, then the rules."""
+"""The referee of black boxes: handshake, streams, cuts, forks, ledgers; then the laws, then the rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Under whose rules is a finding a violation?  Three rulesets; every rule names its source.
+"""The three rulesets under which a finding is a violation; every rule names its source.
 
 A ruleset maps what was *measured* (a law, a ledger, a property) to "violation", "warning" or "report".
 """
@@ -45,7 +45,7 @@ STRICT = (
     Rule("single-pass", "violation", "every token is booked once, from left to right", "C4, #1017"),
     Rule("coverage", "violation", "every target is booked; a tail shorter than seq_len may be missing", "README, Data"),
     Rule("bytes", "violation", "the denominator is the number of bytes of the original text", "README, Metric; #1604"),
-    Rule("declared", "violation", "what a scorer declares of itself is true", "position 8.5 (#1988)"),
+    Rule("declared", "violation", "what a scorer declares of itself is true", "docs/verdicts.md, Rulesets; #1988"),
     Rule("record", "violation", "the numbers belong to the run that is kept beside them", "#1594, #2124, #2148"),
     Rule(
         "provenance",
@@ -53,8 +53,8 @@ STRICT = (
         "no validation token is stored in the artifact",
         "README, Data (paid prefix, 2026-03-20)",
     ),
-    Rule("stream-order", "violation", "tokens are processed in stream order", "C4, #1017; position 8.4"),
-    Rule("sub-normalised", "warning", "probability is left unused: wasteful, legal", "position 2 (decodability)"),
+    Rule("stream-order", "violation", "tokens are processed in stream order", "C4, #1017; docs/verdicts.md, Rulesets"),
+    Rule("sub-normalised", "warning", "probability is left unused: wasteful, legal", "docs/verdicts.md, The argument"),
 )
 
 README = (

@@ -1,4 +1,4 @@
-"""What may the audit ask of a black box, and how does a black box fail?
+"""A black box: what the audit may ask of it, and how it fails.
 
 A scorer has ``vocab_size`` and ``score(tokens)``.  Anything else is an optional *face*; the audit uses those it finds:
 

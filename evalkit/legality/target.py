@@ -1,4 +1,4 @@
-"""What does TARGET name?  A zoo specimen, or a factory in a file or module, each behind its wall."""
+"""TARGET: a zoo specimen, or a factory in a file or module, each behind its wall."""
 
 from __future__ import annotations
 

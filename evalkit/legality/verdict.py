@@ -1,4 +1,4 @@
-"""What does an audit conclude?  The verdict, its laws, ledgers, power and evidence, and their JSON."""
+"""A verdict: its laws, ledgers, power and evidence, and their JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do two processes exchange arrays without executing anything?  Framed JSON and raw bytes, every length checked.
+"""Frames between two processes: JSON and raw bytes, every length checked, nothing executed.
 
 A frame is ``b"EVB1"``, uint32 header length, uint64 payload length, the header (JSON), the payload.  The header's
 ``parts`` list names the dtype and shape of each array in the payload, in order.

@@ -1,1 +1,1 @@
-"""How does a checkpoint become rows of logits?"""
+"""Models: checkpoints become rows of logits."""

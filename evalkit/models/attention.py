@@ -1,4 +1,4 @@
-"""How does one pass attend to a band of the past?  (Shared by models that offer ``banded``.)
+"""Banded attention: one pass over a band of the past, shared by models that offer ``banded``.
 
 Shape legend: H query heads, G key/value heads, L new positions, P past positions, D head width.
 """

@@ -1,4 +1,4 @@
-"""Is a model causal?  Asked of every model when it is opened: do rows move when only later tokens change?
+"""Causality of a model, asked of every one when it is opened: do rows move when only later tokens change?
 
 One stream of about 1,024 random ids and changed copies of it run in one batch; copy k differs from the base from token
 c_k on, so its rows before c_k must be those of the base.  Places stand inside and across the chunks that published

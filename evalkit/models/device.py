@@ -1,4 +1,4 @@
-"""What does the device say of itself?  (So that scoring need not import torch.)"""
+"""What the device says of itself, so that scoring need not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which weights are these?  A digest over names, shapes, dtypes and bytes."""
+"""The fingerprint of weights: a digest over names, shapes, dtypes and bytes."""
 
 from __future__ import annotations
 

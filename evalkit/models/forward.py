@@ -1,4 +1,4 @@
-"""How are a plan's windows run through a model?  One process; the harness has the version that shares them.
+"""A plan's windows run through a model, in one process; the harness has the version that shares them.
 
 Logits come first and know nothing of the targets; what a stack needs of each row is picked out afterwards, at once.
 """

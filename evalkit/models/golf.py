@@ -1,4 +1,4 @@
-"""How is a stranger's Parameter Golf checkpoint read?  The field's baseline GPT, recognised from its tensors.
+"""Parameter Golf checkpoints: the field's baseline GPT, recognised from its tensors.
 
 Files: ``.int8.ptz`` (zlib over a torch archive, format ``int8_clean_per_row_v1``) and plain state dicts ``.pt``.
 Both are read with ``weights_only=True``: nothing in them is executed.  Heads, widths and layers show in the tensors;

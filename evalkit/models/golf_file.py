@@ -1,4 +1,4 @@
-"""How are the field's checkpoint files opened without running anything inside them?"""
+"""The field's checkpoint files, opened without running anything inside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is a chunk scored when each document learns by itself?  Piece by piece: rows, then a step that the next piece sees.
+"""Chunks whose documents learn by themselves, scored piece by piece: rows, then a step that the next piece sees.
 
 Rows of a piece are computed, kept, and only then shown to the learner.  A unit of work is one document of the chunk, with
 forward calls of its own, each padded to the length that it has where the document does not end: no bit of its rows depends

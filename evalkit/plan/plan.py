@@ -1,4 +1,4 @@
-"""Which tokens are scored in which forward pass?  Every target exactly once, the tail included.
+"""Plans: which tokens are scored in which forward pass; every target exactly once, the tail included.
 
 A target is a position t >= 1 of the stream; it is predicted from tokens [.., t).  A window feeds tokens
 ``[start, hi - 1)`` and books targets ``[lo, hi)``, ``start < lo < hi``:

@@ -1,4 +1,4 @@
-"""What does each adapter of a stack bring?  The stack against itself with one adapter left out, paired by document."""
+"""What each adapter of a stack brings: the stack against itself with one adapter left out, paired by document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whom did it help?  The gain by document length, by document, and by class of token."""
+"""The gain by document length, by document, and by class of token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long did what take, who vouches for the numbers, and under which settings and where were they made?"""
+"""The circumstances of a run: seconds, verdicts, settings and environment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _budget(run: RunRecord) -> str:
 
 
 def _ranks(run: RunRecord) -> str:
-    """One row a rank, when there were several."""
+    """One row per rank, when there were several."""
     ranks = run.ranks or []
     head = list(dict.fromkeys(key for rank in ranks for key in rank))
     return table(head, [[_short(rank.get(key)) for key in head] for rank in ranks]) if head else ""

@@ -1,4 +1,4 @@
-"""Which of two runs is better, and can they be told apart?  Paired by document."""
+"""Two runs compared, paired by document: which is better, and can they be told apart?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What do the scores of single targets say?  Everything the page needs of them, in one pass over the file."""
+"""A digest of the scores of single targets: everything the page needs of them, in one pass over the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pieces is the page made of?  Sections, tables and notes as HTML; every word of the run is escaped here."""
+"""The pieces that a page is made of: sections, tables and notes as HTML; every word of the run is escaped here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a run look like on one page?  A self-contained HTML file: tables and inline SVG, no script, no network."""
+"""A run on one page: a self-contained HTML file of tables and inline SVG, no script, no network."""
 
 from __future__ import annotations
 

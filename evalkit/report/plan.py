@@ -1,4 +1,4 @@
-"""How does a plan look?  Lines for a terminal, a recipe with its reasons, and one page with the front."""
+"""A plan shown: lines for a terminal, a recipe with its reasons, and one page with the front."""
 
 from __future__ import annotations
 

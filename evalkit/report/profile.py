@@ -1,4 +1,4 @@
-"""How does a profile look on a terminal?"""
+"""A profile on a terminal."""
 
 from __future__ import annotations
 

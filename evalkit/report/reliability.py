@@ -1,4 +1,4 @@
-"""When a stage said 10 %, did it happen one time in ten?  From the rows that the sentinel looked at."""
+"""Calibration on the page: when a stage said 10 %, did it happen one time in ten?  From the rows that the sentinel looked at."""
 
 from __future__ import annotations
 

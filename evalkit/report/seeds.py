@@ -1,4 +1,4 @@
-"""Is it a record by the field's rule?  Better by 0.005 nats a token, at p < 0.01 over runs of several seeds.
+"""The field's rule for a record: better by 0.005 nats per token, at p < 0.01 over runs of several seeds.
 
 Rule: openai/parameter-golf, README.  The test is one-sided: paired t where run i of A and run i of B belong together
 (the same checkpoint, the same seed), and Welch's t where they do not; both are told, the pairs decide.

@@ -1,4 +1,4 @@
-"""What did each stage do: how much, where along the stream, and was it right when it acted?"""
+"""What each stage did: how much, where along the stream, and whether it was right when it acted."""
 
 from __future__ import annotations
 

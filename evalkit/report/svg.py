@@ -1,4 +1,4 @@
-"""How is a plot drawn without a plotting library?  Lines, bars and dots as inline SVG; no script, no network."""
+"""Plots without a plotting library: lines, bars and dots as inline SVG; no script, no network."""
 
 from __future__ import annotations
 

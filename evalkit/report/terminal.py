@@ -1,4 +1,4 @@
-"""How does a result look on a terminal?  And in a pipe or a log: the same table in plain ASCII, no escape codes."""
+"""A result on a terminal; in a pipe or a log the same table in plain ASCII, no escape codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What did an adapter learn?  The text itself: documents that gained and lost most, each word coloured by its bits."""
+"""The text itself: documents that gained and lost most, each word coloured by the bits that an adapter won or lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of the probabilities that were told, how many came true?
+"""Calibration counts: of the probabilities that were told, how many came true?
 
 Counted over whole rows that the sentinel looked at, so over every id and not only the target: in a band of
 probability, the sum of p says how many targets should fall there, the count says how many did.  When a stage is

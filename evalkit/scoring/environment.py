@@ -1,4 +1,4 @@
-"""Where and with what was this run made?  And which code was it?"""
+"""The environment of a run: where and with what it was made, and by which code."""
 
 from __future__ import annotations
 

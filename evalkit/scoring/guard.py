@@ -1,4 +1,4 @@
-"""May the run go on, and with how much work?  Decided from clocks and booked scores alone, never from the text ahead.
+"""The guard: may the run go on, and with how much work?  Decided from clocks and booked scores alone, never from the text ahead.
 
 The loop asks ``may_start`` before a chunk, ``decide`` when a chunk is scored and not yet booked, and ``follow`` with what
 the journal then says, so that a resumed run sheds the same work from the same chunk on.

@@ -1,4 +1,4 @@
-"""What survives a kill?  An append-only file of JSON lines, checksummed, on disk before any adapter learns.
+"""The journal: an append-only file of JSON lines, checksummed, on disk before any adapter learns.
 
 Line 1 is the header (schema, fingerprint, settings); each later line is one booked chunk.  Every line ends with the
 crc32 of the rest of it.  A torn tail (a line without newline, or with a wrong crc at the very end) is cut on opening;

@@ -1,4 +1,4 @@
-"""How is a stream scored?  The one loop: rows, stack, book, journal, observe.
+"""The scoring loop: rows, stack, book, journal, observe.
 
 Nothing here knows a concrete model or adapter, or ranks.  ``forward`` takes units with what is asked of them and yields
 finished rows (its own process or many), the stack scores them in stream order, the ledger books, the journal is on disk

@@ -1,4 +1,4 @@
-"""What does a run leave behind?  Totals, stages with intervals, documents; ``run.json`` and the rows beside it."""
+"""What a run leaves behind: totals, stages with intervals, documents; ``run.json`` and the rows beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where are the scores of single targets kept?  ``scores.f64``: little-endian float64 [targets, stages], row by row."""
+"""Scores of single targets: ``scores.f64``, little-endian float64 [targets, stages], row by row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a fast run still a coder?  Some whole rows per chunk, looked at before their targets are scored.
+"""The sentinel: some whole rows of each chunk, looked at before their targets are scored.
 
 At positions drawn from (seed, chunk), never from the data, the strict row of every stage is computed with the target
 withheld.  Each must sum to 1, and the fused score that follows must be the same bits as the row's entry.  Once the

@@ -1,4 +1,4 @@
-"""What lets a run go on with the same bits?  Snapshots of everything that learns, beside the journal.
+"""Snapshots of everything that learns, beside the journal: what lets a run go on with the same bits.
 
 ``state/CHUNK.bin``: magic, length and crc32 of a JSON header, the header (chunk, stream position, parts), the parts.
 The two newest are kept; a damaged one is passed over for the one before it.

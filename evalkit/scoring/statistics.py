@@ -1,4 +1,4 @@
-"""Is the gain real?  Paired bootstrap by document, in bits per byte."""
+"""Whether a gain is real: paired bootstrap by document, in bits per byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where did the time go, second by second?  ``trace.json``: Chrome trace events, one process per rank.
+"""``trace.json``, where the time went second by second: Chrome trace events, one process per rank.
 
 Open it in https://ui.perfetto.dev or chrome://tracing.  Span names are the verbs of the scoring loop.
 Format: "Trace Event Format", complete events (ph X), times in microseconds.

@@ -1,4 +1,4 @@
-"""Which tokens are scored, where do documents begin, and how many bytes is their text?"""
+"""Streams: which tokens are scored, where documents begin, and how many bytes their text has."""
 
 from evalkit.stream.stream import Stream, open_stream, open_texts, stream_of_tokens, write_shard
 from evalkit.stream.tokenizer import Tokenizer, open_tokenizer

@@ -1,4 +1,4 @@
-"""What is a corpus file (``.ekc``)?  Token ids of whole documents, to be counted before the first target.
+"""Corpus files (``.ekc``): token ids of whole documents, to be counted before the first target.
 
     magic 8 bytes | version u32 | header length u32 | header crc32 u32 | header JSON | ids as raw LZMA2
     | trusts as raw LZMA2, version 2 only | sha256 of all before

@@ -1,4 +1,4 @@
-"""How is a file read, decompressed and written without trusting it?
+"""Files read, decompressed and written without trusting them.
 
 Compression is recognised by the first bytes, never by the name.  Everything comes in slices of at most 1 MiB, so
 memory follows what the reader keeps, not what a header claims.

@@ -1,4 +1,4 @@
-"""How does a Hugging Face ``tokenizer.json`` become a tokenizer whose pieces carry exact bytes?
+"""Hugging Face ``tokenizer.json`` as a tokenizer whose pieces carry exact bytes.
 
 Two schemes.  Byte-level BPE (GPT-2's: Llama 3, Qwen, Pythia, OLMo, ...): each byte is written as one printable character,
 so a piece is its bytes by table look-up.  SentencePiece's, as BPE or Unigram (Llama 2, Mistral, Gemma, T5, XLM-R, ...): a

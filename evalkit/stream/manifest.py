@@ -1,4 +1,4 @@
-"""What went into a token shard?  (The ``.manifest.json`` beside it: counts, sha256, and a hash of every document.)
+"""The ``.manifest.json`` beside a token shard: counts, sha256, and a hash of every document.
 
 The hashes are blake2b-128 of each document's UTF-8 text, so that two shards made with different tokenizers can be
 checked for shared documents.

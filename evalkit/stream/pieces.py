@@ -1,4 +1,4 @@
-"""How many bytes of text is a token, and which?
+"""Pieces: how many bytes of text a token is, and which.
 
 The field's rule (openai/parameter-golf, ``build_sentencepiece_luts``), by piece type::
 

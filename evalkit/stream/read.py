@@ -1,4 +1,4 @@
-"""How does one file become tokens with their documents?"""
+"""One file becomes tokens with their documents."""
 
 from __future__ import annotations
 

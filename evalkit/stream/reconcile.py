@@ -1,4 +1,4 @@
-"""Do the tokens of a document carry exactly the bytes of its text?"""
+"""The check that the tokens of a document carry exactly the bytes of its text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is a token shard, and can this one be trusted?
+"""Token shards, and whether one can be trusted.
 
 The field's format (llm.c, modded-nanogpt, parameter-golf): 256 little-endian int32 (magic 20240520, version 1, number
 of tokens, zeros), then the tokens as little-endian uint16.

@@ -1,4 +1,4 @@
-"""Which settings of a SentencePiece model decide how its tokens turn back into bytes?
+"""The settings of a SentencePiece model that decide how its tokens turn back into bytes.
 
 The model file is a protocol buffer (sentencepiece_model.proto).  Only the few fields that matter are read here, with
 every length checked, because the Python package does not tell them: ModelProto.pieces = 1, trainer_spec = 2,

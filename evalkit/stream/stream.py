@@ -1,4 +1,4 @@
-"""What is scored?  Token ids, where documents begin, and the true bytes of their text.
+"""The stream that is scored: token ids, where documents begin, and the true bytes of their text.
 
 Targets are the positions 1..len(tokens)-1.  Target t is predicted from the tokens before it and belongs to the
 document that contains token t-1, so the next BOS is the last target of a document: it costs nats and counts 0 bytes.

@@ -1,4 +1,4 @@
-"""Which documents does a text file hold?  (.txt: one; .jsonl: the ``text`` of each line; xz, gz and zst are opened.)
+"""The documents of a text file (.txt: one; .jsonl: the ``text`` of each line; xz, gz and zst are opened).
 
 What a file is shows in its content: the shard magic, or a first line that is a JSON object with a ``text`` string,
 or else plain text.  The name decides only what content leaves open: a ``.bin`` that lacks the magic and a ``.jsonl``

@@ -1,4 +1,4 @@
-"""How does text become token ids, and ids the exact bytes of the text again?"""
+"""Tokenizers: text into token ids, and ids into the exact bytes of the text again."""
 
 from __future__ import annotations
 

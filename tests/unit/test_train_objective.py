@@ -128,7 +128,7 @@ def test_soft_rounding_sharpens_into_rounding() -> None:
 
 
 def test_flops_are_the_records() -> None:
-    """Training facts, section 3: 215 MFLOP per token, 319 looped, and 69 (107) for attention at 2,048."""
+    """PR #1855: 215 MFLOP per token, 319 looped, and 69 (107) for attention at 2,048."""
     record = GPTConfig(vocab_size=8192, layers=11, width=512, kv_heads=4, loop_first=3, loop_last=5, loop_passes=3)
     for looping, matrices, attention in ((False, 215e6, 69e6), (True, 319e6, 107e6)):
         assert flops_per_token(record, 0, looping) == pytest.approx(matrices, rel=0.01)

@@ -1,4 +1,4 @@
-"""Which tokens does a training step see?  Text becomes shards once; a block number decides every batch after that."""
+"""The tokens that a training step sees: text becomes shards once; a block number decides every batch after that."""
 
 from evalkit.train.data.blocks import Blocks, Loader, epoch_order
 from evalkit.train.data.coprime import Coprime

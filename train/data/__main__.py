@@ -1,4 +1,4 @@
-"""How are shards made, fetched and checked?  ``python -m evalkit.train.data tokenise | fineweb | check``"""
+"""``python -m evalkit.train.data tokenise | fineweb | check``: shards made, fetched and checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which text does block number n hold?  Shuffled blocks of one shard, a new phase and order per epoch."""
+"""The text of block number n: shuffled blocks of one shard, a new phase and order per epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How are many shards mixed without loader state?  Coprime strides within a shard, weighted draws between shards.
+"""Many shards mixed without loader state: coprime strides within a shard, weighted draws between shards.
 
 Source: PR #1060.  In an epoch, block j of shard s is (start_s + j * stride_s) mod blocks_s with gcd(stride_s, blocks_s)
 = 1, so each block comes once.  Between shards: in each round ``mix`` distinct shards give one block each, drawn with

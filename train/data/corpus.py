@@ -1,4 +1,4 @@
-"""What is there to train on?  Text tokenised into a cache once, or a folder of finished shards."""
+"""What there is to train on: text tokenised into a cache once, or a folder of finished shards."""
 
 from __future__ import annotations
 

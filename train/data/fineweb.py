@@ -1,4 +1,4 @@
-"""Where do the benchmark's public shards come from?  The data set of openai/parameter-golf, size and sha256 checked.
+"""The benchmark's public shards: the data set of openai/parameter-golf, size and sha256 checked.
 
 The data set lists each file with its size and, for large files, its sha256.  A file is downloaded to NAME.part, taken
 up again where it broke off, hashed while it is written, and renamed only when size, sha256 and shard header agree.

@@ -1,4 +1,4 @@
-"""Does validation text stand in what is trained on?  Then a run does not start.
+"""Validation text that stands in what is trained on: then a run does not start.
 
 Texts and manifests are compared by evalkit's provenance check (whole documents by hash, 13-word sequences).  Shards
 are compared as tokens: a validation document is a near copy when half of its sequences of SPAN tokens stand in the

@@ -1,4 +1,4 @@
-"""How does the next batch get ready while the model computes?  One thread that makes the batch which comes next."""
+"""The next batch, made ready while the model computes: one thread that makes the batch which comes next."""
 
 from __future__ import annotations
 

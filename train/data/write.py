@@ -1,4 +1,4 @@
-"""How does text become token shards?  ``STEM_000000.bin`` and so on, each with a manifest that hashes every document."""
+"""Token shards from text: ``STEM_000000.bin`` and so on, each with a manifest that hashes every document."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How do float weights become few bytes?  Grids of integers with one step per row (SDClip), GPTQ, and a range coder."""
+"""Quantisation: grids of integers with one step per row (SDClip), GPTQ, and a range coder."""

@@ -1,4 +1,4 @@
-"""What do the matrices' inputs look like?  Hessians, sums of x x^T, from *training* text only."""
+"""Statistics of the matrices' inputs: Hessians, sums of x x^T, from *training* text only."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def text_batches(
     """The first ``tokens`` tokens of ``files`` as batches int64 [rows, seq_len] for :func:`hessians`.
 
     Raises InputError when a document of ``files`` is, exactly or nearly, one of the validation text ``val``: an artifact
-    must not depend on the text it is scored on (provenance; Tests T13 and T14).
+    must not depend on the text it is scored on (provenance).
     """
     from evalkit.train.data.overlap import refuse
     from evalkit.train.data.write import encode_some

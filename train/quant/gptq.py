@@ -1,4 +1,4 @@
-"""How is rounding error hidden where inputs do not look?  GPTQ with the full Hessian (training facts, section 5).
+"""GPTQ with the full Hessian: rounding error hidden where inputs do not look (arXiv 2210.17323).
 
 Each column is rounded in turn, largest Hessian diagonal first, and its error is spread over the columns not yet
 rounded, along the upper Cholesky factor of the inverse Hessian.  The twin in tests/twins/gptq.py inverts instead.

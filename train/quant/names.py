@@ -1,11 +1,11 @@
-"""Which tensors become grids, and at how many bits?  Named 2-D weights; everything else stays float16."""
+"""Which tensors become grids, and at how many bits: named 2-D weights; everything else stays float16."""
 
 from __future__ import annotations
 
 from evalkit.train.recipe import Export
 
 DAMP = 0.01
-"""Share of the Hessian's mean diagonal (training facts, section 5)."""
+"""Share of the Hessian's mean diagonal, as in the GPTQ paper."""
 SMALL = ("unet.",)
 """Gates that are matrices by shape only."""
 

@@ -1,4 +1,4 @@
-"""How does a trained model become coded tensors?  Grids for the matrices, float16 for everything else."""
+"""A trained model as coded tensors: grids for the matrices, float16 for everything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which k fills a byte budget?  Bisect one factor on both k, on round-to-nearest sizes, then quantise once for good."""
+"""Which k fills a byte budget: bisect one factor on both k, on round-to-nearest sizes, then quantise once for good."""
 
 from __future__ import annotations
 

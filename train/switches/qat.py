@@ -1,4 +1,4 @@
-"""How does training feel the rounding to come?  Fake-quantised block matrices, late in the run; off by default.
+"""QAT: fake-quantised block matrices, late in the run, so that training feels the rounding to come; off by default.
 
 No record keeps QAT: with GPTQ at export it is worth nothing, and late QAT was dead code in PR #315 to #549 (a class flag
 that torch.compile folded away), worse when mended (#1032).  Soft rounding: PR #589 (1.1178), in #1285, removed after.

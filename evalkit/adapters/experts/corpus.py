@@ -1,4 +1,4 @@
-"""Which text was counted before the first target, and does the scored text stand in it?  (What ``ppm`` does with a corpus.)
+"""What ``ppm`` does with a corpus: counts from before the first target, and the check that the scored text is not among them.
 
 A corpus is part of the artifact: fixed before the first target.  So it must not hold what is scored.  Exact: a scored
 document whose ids are those of a document of the corpus.  Near: the share of a scored document's 13-word sequences

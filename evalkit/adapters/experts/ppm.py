@@ -1,4 +1,4 @@
-"""How do exact n-gram counts of the text scored so far sharpen the model?  The expert ``ppm``, on C++ tables.
+"""``ppm``: exact n-gram counts of the text scored so far, mixed with the model's row; on C++ tables.
 
 ``escape=learned``: stages of (clock, order) from low to high order, clocks corpus (text counted before the first target),
 stream and document; each maps the row q to (1 - l) q(v) + l n(v) / N with a trust l = sigmoid(z) that depends on the

@@ -1,4 +1,4 @@
-"""How does a learner reach between the last hidden state and the logits?  A model whose head can be replaced.
+"""A model whose head can be replaced: how a learner gets between the last hidden state and the logits.
 
 ``logits = head(hidden)``, and the banded pass gives hidden states too, so that a delta on the hidden state, a
 bias on the logits or a low-rank term in the head sits in one method whatever the plan is.

@@ -1,4 +1,4 @@
-"""How does a small matrix pair ride on a frozen linear layer?  LoRA: y = W x + scale B (A x), B zero at the start.
+"""Low-rank terms on frozen linear layers (LoRA): y = W x + scale B (A x), B zero at the start.
 
 Hu et al. 2021.  Names on disk are peft's, so that an adapter trained here opens there and the other way round.
 """

@@ -1,4 +1,4 @@
-"""What if a document has its own low-rank state and the base learns too, at fixed places?  The learner ``phased_ttt``.
+"""``phased_ttt``: low-rank terms for each document, and a base that also learns, at fixed places of the stream.
 
 Per-document LoRA as in ``lora_ttt:reset=document``; whenever the booked position crosses a multiple of ``every`` targets
 the base weights take SGD steps on what was booked since the last phase.  The published form (parameter-golf #1610, #1626)

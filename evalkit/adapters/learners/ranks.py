@@ -1,4 +1,4 @@
-"""How does a learner train on several processes without knowing them?  It asks ``ranks`` for its share and its sums.
+"""``Ranks``: how a learner trains on several processes without knowing them; it asks for its share and for sums.
 
 A training step is cut into parts (micro-batches) by the receipt and the settings alone, never by the number of
 processes.  Each process computes the gradient sums of its share, and ``sum`` gives every process the same total:

@@ -5,7 +5,7 @@ trained on (parameter-golf #461, #549, #1413).  The user's model is not touched;
 
 Matrices move by their orthogonalised gradient (parameter-golf #1148, #1176), vectors by SGD.  With ``adaptive`` hard
 chunks get one epoch more, easy ones one less: the thresholds are nats relative to the running mean of booked chunks, so
-they hold for any vocabulary (#1148 had absolute ones, 2.1 and 1.75 nats a token of 1024 ids).
+they hold for any vocabulary (#1148 had absolute ones, 2.1 and 1.75 nats per token of 1024 ids).
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ class MuonTttSettings(WholeModelSettings, frozen=True):
     by_shape: Annotated[bool, Meta(description="scale a matrix's step by sqrt(max(1, rows / cols))")] = False
     vector_lr: Annotated[Positive, Meta(description="learning rate of vectors, times lr")] = 1.0
     adaptive: Annotated[bool, Meta(description="one epoch more on hard chunks, one less on easy ones")] = False
-    hard: Annotated[NotNegative, Meta(description="hard: this many nats a target above the running mean")] = 0.15
-    easy: Annotated[NotNegative, Meta(description="easy: this many nats a target below the running mean")] = 0.15
+    hard: Annotated[NotNegative, Meta(description="hard: this many nats per target above the running mean")] = 0.15
+    easy: Annotated[NotNegative, Meta(description="easy: this many nats per target below the running mean")] = 0.15
 
     def __post_init__(self) -> None:
         super().__post_init__()

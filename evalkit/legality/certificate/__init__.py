@@ -1,1 +1,1 @@
-"""Can the booked bits be spent?  A slice is really compressed with the stack in the loop, and really decoded."""
+"""Certificates: a slice really compressed with the stack in the loop, and really decoded."""

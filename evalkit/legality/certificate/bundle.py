@@ -1,4 +1,4 @@
-"""What lies in a certificate's folder?  The bitstream, the artifact, and a manifest that says how to decode.
+"""A certificate's folder: the bitstream, the artifact, and a manifest that says how to decode.
 
 manifest.json has no text: settings, fingerprints, sizes, a crc32 of every 512 targets, and the sha256 of the bytes.
 """

@@ -1,4 +1,4 @@
-"""How is a certificate made, and how is it checked?  Encode on the strict path, compare with the fast path's books."""
+"""Making and checking a certificate: encode on the strict path, compare with the fast path's books."""
 
 from __future__ import annotations
 

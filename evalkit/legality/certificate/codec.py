@@ -1,4 +1,4 @@
-"""How do rows become a bitstream and back?  A range coder (``constriction``), one row a target."""
+"""The codec: a range coder (``constriction``) that turns rows into a bitstream and back, one row per target."""
 
 from __future__ import annotations
 

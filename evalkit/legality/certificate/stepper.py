@@ -1,4 +1,4 @@
-"""How does the strict path get one row at a time?  A model that is fed one token a call, and keeps its keys and values.
+"""The strict path, one row at a time: a model that is fed one token per call, and keeps its keys and values.
 
 Encoder and decoder drive the same stepper with the same tokens, so they compute the same bits on one kind of machine.
 The fast path runs whole windows; its rows differ in the last digits.  Documents that learn by themselves are walked one

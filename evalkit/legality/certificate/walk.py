@@ -1,4 +1,4 @@
-"""Which window does each target belong to, decided without looking ahead?
+"""Which window each target belongs to, decided without looking ahead.
 
 Plans cut windows from the length alone, except ``document``, whose windows end where documents do; there the place of
 the next BOS is not known before it is decoded, so the walk follows the documents as they come.

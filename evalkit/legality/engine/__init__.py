@@ -1,1 +1,1 @@
-"""How are the engine's own parts audited?  As black boxes on a toy model, and by replays with the target withheld."""
+"""The audit of the engine's own parts: as black boxes on a toy model, and by replays with the target withheld."""

@@ -1,4 +1,4 @@
-"""What else can be looked at in a setup?  Windows, bytes, batches, artifact size, corpora.  (Tests T7, T8, T11, T16, P2.)"""
+"""Checks of a setup beside the probes: windows, bytes, batches, artifact size, corpora."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def setup_checks(setup: Setup, stream: Stream) -> list[Check]:
 
 
 def windows(setup: Setup, stream: Stream) -> Check:
-    """T7: does the plan book every target of this stream once, in order?"""
+    """Does the plan book every target of this stream once, in order?"""
     expected, at = 1, -1
     count = 0
     for chunk in setup.plan.chunks(stream.n_targets + 1, stream.doc_start, setup.chunked()):
@@ -48,7 +48,7 @@ def windows(setup: Setup, stream: Stream) -> Check:
 
 
 def byte_count(stream: Stream) -> Check:
-    """T8: do the bytes of the targets add up to those of the documents?"""
+    """Do the bytes of the targets add up to those of the documents?"""
     targets = stream.target_bytes(1, stream.n_targets + 1)
     owner = stream.doc_of_target(1, stream.n_targets + 1)
     by_document = np.bincount(owner, weights=targets, minlength=len(stream.doc_bytes)).astype(np.int64)
@@ -61,7 +61,7 @@ def byte_count(stream: Stream) -> Check:
 
 
 def batches(setup: Setup, stream: Stream) -> Check:
-    """T11: do scores depend on which windows share a forward call?  One window a call against many."""
+    """Do scores depend on which windows share a forward call?  One window a call against many."""
     tokens = np.asarray(stream.tokens[: min(stream.n_targets, 1024) + 1], dtype=np.int64)
     part = stream_of(tokens, setup.tokenizer)
     many = replay(setup, part)
@@ -96,7 +96,7 @@ def corpora(setup: Setup, stream: Stream) -> list[Check]:
 
 
 def artifact(model: Any) -> Check:
-    """T16: bytes of the artifact against the field's cap."""
+    """Bytes of the artifact against the field's cap."""
     if not isinstance(model, SizedModel):
         return Check(
             test="T16", name="artifact size", status="not-tested", detail="the checkpoint does not say its size"

@@ -1,4 +1,4 @@
-"""How is a recipe audited?  Its adapters on a toy model in full, then the setup itself on its own text.
+"""The audit of a recipe: its adapters on a toy model in full, then the setup itself on its own text.
 
 Three worlds: "toy" (the same adapters on a small model, every token of the vocabulary asked), "short" (the real model,
 plan and adapters, with windows and chunks cut short so that many edges fit a slice), and "" (the setup as it is).

@@ -1,4 +1,4 @@
-"""Do the files of a run tell one story?  Journal against text, ``run.json``, ``scores.f64`` and documents against journal.
+"""The record of a run: journal against text; ``run.json``, ``scores.f64`` and documents against the journal.
 
 Nothing is scored here.  Every number of ``run.json`` that follows from the journal is computed again and must be the same
 float64; every sum in the journal must be the sum of the kept scores.
@@ -66,7 +66,7 @@ def record_checks(
 
 
 def coverage(chunks: list[BookedChunk], stream: Stream) -> str:
-    """T7: the journal books 1..n once, in order."""
+    """The journal books 1..n once, in order."""
     expected = 1
     for chunk in chunks:
         if chunk.lo != expected:
@@ -154,7 +154,7 @@ def _sums(nats: Float64, chunk: BookedChunk) -> None:
 
 
 def _owners(chunks: list[BookedChunk], stream: Stream) -> str:
-    """T8: targets and bytes of every document in the journal against the text."""
+    """Targets and bytes of every document in the journal against the text."""
     for chunk in chunks:
         hi = min(chunk.hi, stream.n_targets + 1)
         docs, sizes = stream.doc_of_target(chunk.lo, hi), stream.target_bytes(chunk.lo, hi)

@@ -1,4 +1,4 @@
-"""Does an adapter go on from its snapshot with the same bits?  (What a killed run relies on.)"""
+"""Whether an adapter goes on from its snapshot with the same bits, which a killed run relies on."""
 
 from __future__ import annotations
 

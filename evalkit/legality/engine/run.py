@@ -1,4 +1,4 @@
-"""How is a run audited after the fact?  Its journal, its scores and its numbers must say the same, and so must a replay."""
+"""The audit of a finished run: its journal, its scores and its numbers must say the same, and so must a replay."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _fingerprints(run: RunRecord, setup: Setup, stream: Stream) -> str:
 def _replay(
     kept: Any, chunks: list[BookedChunk], setup: Setup, stream: Stream, ranks: int, *, whole: bool = False
 ) -> Check:
-    """Score the first chunks again in one process, and compare target by target (T4; T10 when there were ranks)."""
+    """Score the first chunks again in one process, and compare target by target."""
     most = len(kept) if whole else REPLAY_TARGETS
     ends = [c.hi - 1 for c in chunks if c.hi - 1 <= most]
     n = min(ends[-1] if ends else most, len(kept), stream.n_targets)
@@ -71,7 +71,7 @@ def _replay(
 
 
 def _clock(run: RunRecord) -> list[Check]:
-    """T10, T16: ranks and seconds, as the run says them."""
+    """Ranks and seconds, as the run says them."""
     wall = run.seconds.get("wall", 0.0)
     note = f"{wall:.1f} s of scoring on {run.world_size} rank(s); the field's limit is 600 s on 8xH100"
     left = "complete" if run.complete else "cut short: its numbers cover a part of the text"

@@ -1,4 +1,4 @@
-"""What is replayed?  A model, adapters, a plan and its chunks, run through the engine's own loop on any tokens."""
+"""What is replayed: a model, adapters, a plan and its chunks, run through the engine's own loop on any tokens."""
 
 from __future__ import annotations
 

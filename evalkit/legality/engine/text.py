@@ -1,4 +1,4 @@
-"""How is a real setup probed on real text?  Slices replayed with the target withheld, and with other futures.
+"""A real setup probed on real text: slices replayed with the target withheld, and with other futures.
 
 A whole sum over a real vocabulary costs a forward pass a token, so here the rows with the target withheld stand for
 it: the engine computes them without the target, and the black box on the toy model checks that claim on sums.

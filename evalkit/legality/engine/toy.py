@@ -1,4 +1,4 @@
-"""On what is an adapter audited by itself?  A model of a few thousand weights over 32 pieces, in short chunks."""
+"""The toy world in which an adapter is audited by itself: a model of a few thousand weights over 32 pieces, in short chunks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the fast path book what the strict path would, with the target withheld?  (Tests T4, T5, T6.)
+"""The witness of the fast path: what the strict path, with the target withheld, would have booked.
 
 At chosen targets the whole row of every stage is computed before the target is scored.  It must sum to 1; asking twice
 must give the same bits (a row changes no state); and the fused score that follows must be the row's own entry.  Around
@@ -108,7 +108,7 @@ class _Bank:
 
 
 def watch_hints(make_stack: Callable[[], Any], targets: Int32, seen: Replay) -> None:
-    """T5: hints for target i must not move when target i or a later one is another token.
+    """Hints for target i must not move when target i or a later one is another token.
 
     make_stack: a fresh stack, begun.  targets int32 [n]: the first chunk of a stream.
     """

@@ -1,1 +1,1 @@
-"""How is a black box asked?  Streams built to wake it, forks, cuts, and the smallest stream that still shows it."""
+"""Probes of a black box: streams built to wake it, forks, cuts, and the smallest stream that still shows a violation."""

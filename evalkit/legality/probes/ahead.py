@@ -1,4 +1,4 @@
-"""A score depends on later tokens: how far ahead does the scorer read?
+"""How far ahead a scorer reads, once a score is known to depend on later tokens.
 
 To the end of a chunk, of a window, of a document, or of the whole stream?  When the first scores move with the last
 tokens, of a stream and of one twice as long, nothing could be booked before everything was read: that is not one pass

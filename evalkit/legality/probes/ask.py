@@ -1,4 +1,4 @@
-"""How is one probe asked again, alone?  (Shrinking and ``--reproduce`` use the same door.)"""
+"""One probe asked by itself: shrinking and ``--reproduce`` use the same door."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is what the scorer declares true, and what was read before the first token?  (Tests T13, T14, T17.)"""
+"""Checks of what a scorer declares: isolated documents, its build, and text known before the first token."""
 
 from __future__ import annotations
 

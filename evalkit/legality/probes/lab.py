@@ -1,4 +1,4 @@
-"""What does one audit hold while it runs?  The box, the tolerances, the clock, and what was found."""
+"""The state of one audit: the box, the tolerances, the clock, and what was found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is Z above 1 behind one token, or from some place on?  A Latin design: every column of V streams is a permutation.
+"""Estimates of Z behind every token by a Latin design: every column of V streams is a permutation.
 
 V streams of one length are scored once.  In a *free* column every token of the vocabulary stands in one of the streams,
 so the column's probabilities sum to an estimate of Z there, without bias when the permutations are random: V replays

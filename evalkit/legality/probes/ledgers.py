@@ -1,4 +1,4 @@
-"""Is every target booked once, in order, and are its bytes the bytes of the text?  (Tests T7, T8.)"""
+"""Ledgers: every target booked once, in order, and its bytes the bytes of the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lengths and time: which streams does the scorer take, and may it still be asked?
+"""Which streams a scorer takes, and whether it may still be asked.
 
 A scorer with a context limit, a least length or a block size is neither at fault nor inconclusive: probes are cut to
 the longest stream that it takes, and filled up behind their last token to a length that it takes.  What stands behind a

@@ -1,4 +1,4 @@
-"""Do the probabilities of all tokens that could stand at a position sum to at most 1?  (Test T3: counterfactual Z.)
+"""Counterfactual normalisation: the probabilities of all tokens that could stand at a position sum to at most 1.
 
 Each fork replays the stream once for every token v, with x_t := v, and sums what is booked for v.  Any set of tokens
 that exceeds 1 proves a violation, so likely tokens are asked first and the asking stops at the proof.  Half of the

@@ -1,4 +1,4 @@
-"""Where is it worth asking?  Where the scorer is active, sure, surprised, at an edge, and, for the statistics, anywhere.
+"""Positions worth asking: where the scorer is active, sure or surprised, at an edge, and, for the statistics, anywhere.
 
 A hidden gate is most likely where scores on repeated material part from scores on fresh material, after a repeated
 phrase that ends otherwise, and at edges of windows, chunks and batches.  Random positions alone give the bound on what

@@ -1,4 +1,4 @@
-"""What is one probe?  A question small enough to print, that gives the same answer when it is asked again."""
+"""A probe: a question small enough to print, that gives the same answer when it is asked again."""
 
 from __future__ import annotations
 

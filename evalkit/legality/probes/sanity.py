@@ -1,4 +1,4 @@
-"""Does the black box keep to the protocol at all?  Shapes, NaN, identical answers, a fresh state each call."""
+"""The handshake with a black box: shapes, NaN, identical answers, a fresh state in each call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is the smallest stream that still shows the violation?  Delta debugging on the tokens, within a budget."""
+"""The smallest stream that still shows a violation: delta debugging on the tokens, within a budget."""
 
 from __future__ import annotations
 

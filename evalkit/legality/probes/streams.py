@@ -1,4 +1,4 @@
-"""Which streams wake an adapter up?  Repeated documents, phrases with surprise endings, rare tokens, loops, noise.
+"""Streams that wake an adapter up: repeated documents, phrases with surprise endings, rare tokens, loops, noise.
 
 A cheat is silent at most positions: an n-gram gate does not fire on fresh text, a two-pass cache needs repetition, a
 warm-up needs length.  So the streams repeat themselves, and remember which position copies which.

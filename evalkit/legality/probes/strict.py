@@ -1,4 +1,4 @@
-"""Does an engine scorer book what it would with the target withheld?  (Tests T4, T5, T6, asked through ``strict``.)"""
+"""Whether an engine scorer books what it would with the target withheld, asked through ``strict``."""
 
 from __future__ import annotations
 

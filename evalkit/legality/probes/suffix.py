@@ -1,4 +1,4 @@
-"""Does a score depend on what comes after it?  (Tests T1, T2, T9: other suffixes, cut streams, longer streams.)
+"""Suffix invariance: no score may depend on what comes after it (other suffixes, cut streams, longer streams).
 
 One replay with a suffix replaced from ``cut`` on tests every position before ``cut``; to see a scorer that looks one
 token ahead, the cut must stand right behind the position, so cuts follow the positions where the scorer is active.

@@ -1,4 +1,4 @@
-"""How large may a difference be and still be rounding?  Measured noise, and a floor from float32.
+"""How large a difference may be and still be rounding: measured noise, and a floor from float32.
 
 Three limits, because three things differ.  Same shape: a replay of equal length runs the same arithmetic for the
 shared prefix, so an honest scorer repeats itself to the last bits.  Other length: batches take other shapes, so

@@ -1,4 +1,4 @@
-"""Is the scorer fixed or does it adapt?  (Track A or B, measured: does old material still move a score?)
+"""Track A or B: whether a scorer is fixed or adapts, measured by whether old material still moves a score.
 
 A passage is scored twice, after two unrelated beginnings.  If its last quarter is booked alike, nothing older than
 three quarters of the stream is remembered: track A, a fixed predictor, as far as this length can tell.  A fixed

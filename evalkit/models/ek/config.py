@@ -1,4 +1,4 @@
-"""What shape is the base model?  A frozen, strict struct that travels in the artifact's header."""
+"""The shape of the base model: a frozen, strict struct that travels in the artifact's header."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evalkit.errors import InputError
 
 
 class GPTConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Architecture of :class:`evalkit.models.ek.model.GPT`.  Evidence for each switch: the training facts named beside it.
+    """Architecture of :class:`evalkit.models.ek.model.GPT`.  Each switch names its evidence beside it (PR: openai/parameter-golf).
 
     A field that is added later is off by default, so that headers of older artifacts keep their meaning.
     """

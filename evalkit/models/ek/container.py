@@ -1,4 +1,4 @@
-"""How does a model become one file that is safe to load?  The artifact format, version 1.
+"""The artifact format, version 1: a model in one file that is safe to load.
 
     magic 8 bytes | version u32 | header length u32 | header crc32 u32 | header JSON | sections | sha256 of all before
 

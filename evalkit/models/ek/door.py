@@ -1,4 +1,4 @@
-"""How does an artifact enter the engine?  By the same door as a stranger's model: sniff the file, load a Model."""
+"""The door of artifacts: as for a stranger's model, sniff the file and load a Model."""
 
 from __future__ import annotations
 

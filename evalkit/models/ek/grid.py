@@ -1,4 +1,4 @@
-"""What is a quantised matrix?  Integers in -R..R and one float16 step per row; R = 2^(bits - 1) - 1."""
+"""A quantised matrix: integers in -R..R and one float16 step per row; R = 2^(bits - 1) - 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What if the largest rounding errors get a low-rank correction?  LQER (#1851: rank 4, three tensors, about 12 KB).
+"""LQER: a low-rank correction of the largest rounding errors (#1851: rank 4, three tensors, about 12 KB).
 
 E = W - Wq is cut to its first ``rank`` singular pairs; both factors are stored as int8 with one float16 step per pair.
 

@@ -1,4 +1,4 @@
-"""What is the base model?  One forward, used by training, evaluation and test-time training alike.
+"""The base model: one forward, used by training, evaluation and test-time training alike.
 
 Shape legend: B windows, L positions, D width, V vocabulary, H query heads, K key/value heads, hd head width.
 """

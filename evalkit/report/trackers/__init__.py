@@ -1,1 +1,1 @@
-"""Which dashboards can follow a run?  One file each; nothing is imported until ``--tracker`` names it."""
+"""Dashboards that can follow a run, one file each; nothing is imported until ``--tracker`` names it."""

@@ -1,4 +1,4 @@
-"""How does a run get into TensorBoard?  ``--tracker tensorboard:folder=runs/tb``; by torch's own writer."""
+"""TensorBoard: ``--tracker tensorboard:folder=runs/tb``; by torch's own writer."""
 
 from __future__ import annotations
 

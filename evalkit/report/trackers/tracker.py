@@ -1,4 +1,4 @@
-"""How does a dashboard follow a run without ever harming it?
+"""The base of trackers: a dashboard follows a run and never harms it.
 
 A tracker has four calls.  One that raises is reported once and dropped: a dashboard must never stop a measurement, and
 no measurement depends on one.

@@ -1,4 +1,4 @@
-"""How does a run get into trackio?  ``--tracker trackio:project=evalkit``; on this machine unless a space is named."""
+"""trackio: ``--tracker trackio:project=evalkit``; on this machine unless a space is named."""
 
 from __future__ import annotations
 

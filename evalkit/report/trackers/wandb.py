@@ -1,4 +1,4 @@
-"""How does a run get to Weights & Biases?  ``--tracker wandb:project=evalkit,mode=offline``."""
+"""Weights & Biases: ``--tracker wandb:project=evalkit,mode=offline``."""
 
 from __future__ import annotations
 

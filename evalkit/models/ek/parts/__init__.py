@@ -1,1 +1,1 @@
-"""Which parts is the base model built of?  One file per part; model.py puts them together."""
+"""The parts of the base model, one file each; model.py puts them together."""

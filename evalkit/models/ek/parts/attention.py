@@ -1,4 +1,4 @@
-"""How does a token read from the past?  Grouped-query attention with normed, gained queries, XSA and a sparse gate."""
+"""Attention: grouped queries, normed and gained, with XSA and a sparse gate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def rms_norm(x: torch.Tensor) -> torch.Tensor:
 
 
 class Attention(nn.Module):
-    """n [B, L, D] (normed) -> [B, L, D].  Source of the parts: training facts 4.B."""
+    """n [B, L, D] (normed) -> [B, L, D]."""
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()

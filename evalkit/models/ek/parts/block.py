@@ -1,4 +1,4 @@
-"""What is one layer?  Attention and MLP on a residual stream, one after the other or side by side."""
+"""One layer: attention and MLP on a residual stream, one after the other or side by side."""
 
 from __future__ import annotations
 

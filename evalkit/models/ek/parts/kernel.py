@@ -1,4 +1,4 @@
-"""Who computes attention?  flash-attn 4, 3 or 2 on a GPU in half precision when importable, else torch's SDPA."""
+"""The attention kernel: flash-attn 4, 3 or 2 on a GPU in half precision when importable, else torch's SDPA."""
 
 from __future__ import annotations
 

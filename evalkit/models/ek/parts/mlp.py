@@ -1,4 +1,4 @@
-"""What does a token do with what it read?  Up, LeakyReLU(0.5) squared, down (PR #549)."""
+"""The MLP: up, LeakyReLU(0.5) squared, down (PR #549)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which keys does a query reach?  Plain causal windows, or a causal band whose keys outlive the call.
+"""Which keys a query reaches: plain causal windows, or a causal band whose keys outlive the call.
 
 A reach is called once per executed layer (``slot``) with unrotated q [B, H, L, hd] and k, v [B, K, L, hd], and returns
 y [B, H, L, hd].  It is the only part in which a training step, an evaluation window and a banded pass differ.

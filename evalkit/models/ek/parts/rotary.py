@@ -1,4 +1,4 @@
-"""How does a head know relative positions?  Rotary embedding on its first dims, half-split, float32 angles."""
+"""Rotary embedding: on the first dims of a head, half-split, float32 angles."""
 
 from __future__ import annotations
 

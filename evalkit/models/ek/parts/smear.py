@@ -1,4 +1,4 @@
-"""How does a token see its left neighbour before any attention?  SmearGate v2, closed at a document's first token."""
+"""SmearGate v2: a token sees its left neighbour before any attention; closed at a document's first token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do late layers see early ones?  Gated U-Net skips, the last in the first out (gate about -0.001 BPB)."""
+"""Gated U-Net skips from early to late layers, the last in the first out (gate about -0.001 BPB)."""
 
 from __future__ import annotations
 

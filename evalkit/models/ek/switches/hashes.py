@@ -1,4 +1,4 @@
-"""What does a token know of the n-gram it ends?  Hashed rows: BigramHash, skip-gram hash, EngramLite.
+"""Hashed rows for the n-gram that a token ends: BigramHash, skip-gram hash, EngramLite.
 
 All add to the raw embedding and are off by default: BigramHash paid at 1,024 tokens and not from 4,096 on (PR #1218),
 skip-grams in no record, EngramLite was negative at 16 MB (PR #1205, #1369).

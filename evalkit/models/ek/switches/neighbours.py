@@ -1,4 +1,4 @@
-"""Which tokens stand left of each token, within its document?  What the hashed n-grams are made of."""
+"""The tokens left of each token, within its document: what the hashed n-grams are made of."""
 
 from __future__ import annotations
 

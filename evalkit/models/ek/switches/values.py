@@ -1,4 +1,4 @@
-"""What value does a token bring by itself?  One table for the last layers (about -0.001 BPB, removed in PR #1394)."""
+"""A value that a token brings by itself: one table for the last layers (about -0.001 BPB, removed in PR #1394)."""
 
 from __future__ import annotations
 
