@@ -11,7 +11,7 @@ from evalkit.errors import InputError
 
 
 class GPTConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Architecture of :class:`evalkit.models.ek.model.GPT`.  Each switch names its evidence beside it (PR: openai/parameter-golf).
+    """Architecture of :class:`evalkit.models.ek.model.GPT`.  Each switch has its evidence beside it (PR: openai/parameter-golf).
 
     A field that is added later is off by default, so that headers of older artifacts keep their meaning.
     """
