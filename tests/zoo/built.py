@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.legality.target import Specimen
+from tests.zoo.declare import fix, violation
 from tests.zoo.toy import (
     BOS,
     Float64,
@@ -35,6 +35,12 @@ def validation_text() -> Int64:
     return np.random.default_rng(2).choice(V, 256, p=network()[V])
 
 
+@violation(
+    "B2",
+    "validation text baked into the artifact",
+    "causal",
+    sources=(1306, 1350, 1376, 1416, 1423, 1485, 1517, 1735, 1738, 1758, 1911, 1958, 1972, 1992),
+)
 class TunedArtifact(Toy):
     """The artifact is tuned on the validation file and then scored as a "fixed predictor".
 
@@ -55,6 +61,7 @@ class TunedArtifact(Toy):
         return logprob(weights, previous(tokens), tokens)
 
 
+@fix("B2")
 class TrainedArtifact(TunedArtifact):
     """The fix: the build reads training text only."""
 
@@ -62,6 +69,13 @@ class TrainedArtifact(TunedArtifact):
         return training_text()
 
 
+@violation(
+    "B10",
+    "constants fitted on validation tokens, used from the start",
+    "causal",
+    also=("score-first", "normalised"),
+    sources=(728, 777, 1605, 1919),
+)
 class FittedTemperature(Toy):
     """A temperature fitted on the first 48 validation tokens is used from token 0 on."""
 
@@ -77,6 +91,7 @@ class FittedTemperature(Toy):
         return logprob(network_logits() / temperature, previous(tokens), tokens)
 
 
+@fix("B10")
 class TrainedTemperature(FittedTemperature):
     """The fix: the temperature is fitted on training text."""
 
@@ -84,6 +99,13 @@ class TrainedTemperature(FittedTemperature):
         return training_text()[:48]
 
 
+@violation(
+    "B11",
+    "warm-up on validation tokens that leaves momentum behind",
+    "causal",
+    also=("score-first", "single-pass", "normalised"),
+    sources=(1530,),
+)
 class WarmedUp(Toy):
     """A compile warm-up takes real steps on validation tokens; the weights are put back, the momentum is not."""
 
@@ -105,6 +127,7 @@ class WarmedUp(Toy):
         return booked
 
 
+@fix("B11")
 class WarmedUpElsewhere(WarmedUp):
     """The fix: warm up on synthetic tokens, and put everything back, the optimiser's state too."""
 
@@ -113,6 +136,13 @@ class WarmedUpElsewhere(WarmedUp):
         return np.zeros((V + 1, V))
 
 
+@violation(
+    "P1",
+    "paid prefix: validation tokens stored in the artifact",
+    "provenance",
+    sources=(168, 262, 275, 278),
+    tokens=validation_text,
+)
 class PaidPrefix(Toy):
     """The first half of the validation tokens lies in the artifact; where the stream follows it, tokens are free."""
 
@@ -130,6 +160,7 @@ class PaidPrefix(Toy):
         return booked
 
 
+@fix("P1")
 class NothingStored(PaidPrefix):
     """The fix: the artifact holds no validation tokens."""
 
@@ -164,6 +195,13 @@ def counted(text: Callable[[], Int64]) -> Callable[[], Any]:
     return build
 
 
+@violation(
+    "P6",
+    "declared document isolation that leaks at BOS",
+    "declared",
+    sources=(1790, 1797, 1874, 1988),
+    ruleset="organizer-2026-05",
+)
 class LeakyDocuments(Toy):
     """Declares that documents are isolated, and mixes the last token of document N into the BOS of N+1."""
 
@@ -182,6 +220,7 @@ class LeakyDocuments(Toy):
         return np.ones((len(context), 1))
 
 
+@fix("P6")
 class IsolatedDocuments(LeakyDocuments):
     """The fix: nothing is mixed in at BOS, and BOS itself is scored from nothing."""
 
@@ -193,58 +232,11 @@ class IsolatedDocuments(LeakyDocuments):
         return np.where(tokens == BOS, np.log(0.01), booked + np.where(tokens == BOS, 0.0, np.log(0.99)))
 
 
-SPECIMENS = (
-    Specimen(
-        "B2",
-        "validation text baked into the artifact",
-        "causal",
-        TunedArtifact,
-        TrainedArtifact,
-        sources=(1306, 1350, 1376, 1416, 1423, 1485, 1517, 1735, 1738, 1758, 1911, 1958, 1972, 1992),
-    ),
-    Specimen(
-        "B10",
-        "constants fitted on validation tokens, used from the start",
-        "causal",
-        FittedTemperature,
-        TrainedTemperature,
-        also=("score-first", "normalised"),
-        sources=(728, 777, 1605, 1919),
-    ),
-    Specimen(
-        "B11",
-        "warm-up on validation tokens that leaves momentum behind",
-        "causal",
-        WarmedUp,
-        WarmedUpElsewhere,
-        also=("score-first", "single-pass", "normalised"),
-        sources=(1530,),
-    ),
-    Specimen(
-        "P1",
-        "paid prefix: validation tokens stored in the artifact",
-        "provenance",
-        PaidPrefix,
-        NothingStored,
-        sources=(168, 262, 275, 278),
-        tokens=validation_text,
-    ),
-    Specimen(
-        "P2",
-        "a corpus made from the scored text, counted before the first target",
-        "provenance",
-        counted(validation_text),
-        counted(training_text),
-        sources=(2127,),
-        tokens=validation_text,
-    ),
-    Specimen(
-        "P6",
-        "declared document isolation that leaks at BOS",
-        "declared",
-        LeakyDocuments,
-        IsolatedDocuments,
-        sources=(1790, 1797, 1874, 1988),
-        ruleset="organizer-2026-05",
-    ),
-)
+violation(
+    "P2",
+    "a corpus made from the scored text, counted before the first target",
+    "provenance",
+    sources=(2127,),
+    tokens=validation_text,
+)(counted(validation_text))
+fix("P2")(counted(training_text))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from evalkit.legality.target import Specimen
+from tests.zoo.declare import fix, violation
 from tests.zoo.toy import Float64, Int64, Toy
 
 SEQ = 32
 STRIDE = 8
 
 
+@fix("D8")
+@fix("D9")
+@fix("D10")
 class Booked(Toy):
     """The fix for all three: a ledger with every target from 1 on, once, in order."""
 
@@ -24,6 +27,7 @@ class Booked(Toy):
         return index, self.score(tokens)[index]
 
 
+@violation("D8", "a slice reported as the whole", "coverage", sources=(1785, 1835, 1854, 1881, 2039))
 class FirstSlice(Booked):
     """The first fifth of the stream is scored and reported as the whole."""
 
@@ -31,6 +35,9 @@ class FirstSlice(Booked):
         return np.arange(1, max(2, len(tokens) // 5))
 
 
+@violation(
+    "D9", "tail booked many times by sliding windows", "single-pass", also=("coverage",), sources=(50, 1218, 1394)
+)
 class TailManyTimes(Booked):
     """Windows that would run past the end are moved back, and each books the last ``STRIDE`` tokens again."""
 
@@ -42,26 +49,10 @@ class TailManyTimes(Booked):
         return np.concatenate(index)
 
 
+@violation("D10", "hard tokens left out", "coverage", sources=(1686,))
 class OutliersDropped(Booked):
     """Targets with a loss above 4 nats are called outliers and left out."""
 
     def targets(self, tokens: Int64) -> Int64:
         index = super().targets(tokens)
         return index[self.score(tokens)[index] > -4.0]
-
-
-SPECIMENS = (
-    Specimen(
-        "D8", "a slice reported as the whole", "coverage", FirstSlice, Booked, sources=(1785, 1835, 1854, 1881, 2039)
-    ),
-    Specimen(
-        "D9",
-        "tail booked many times by sliding windows",
-        "single-pass",
-        TailManyTimes,
-        Booked,
-        also=("coverage",),
-        sources=(50, 1218, 1394),
-    ),
-    Specimen("D10", "hard tokens left out", "coverage", OutliersDropped, Booked, sources=(1686,)),
-)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evalkit.legality.target import Specimen
+from tests.zoo.declare import fix, violation
 from tests.zoo.toy import CommitReveal, Float64, Int64, Toy, V, network
 
 BUCKETS = 16
@@ -22,6 +22,12 @@ def bucket(context: Sequence[int], extra: int = 0) -> int:
     return (key * 40503 >> 5) % BUCKETS
 
 
+@violation(
+    "A1",
+    "hashed n-gram with the target in the key",
+    "normalised",
+    sources=(727, 770, 779, 797, 798, 808, 825, 865, 909, 940, 1605),
+)
 class HashedPair(Toy):
     """Two independent count tables, one keyed by the context and one by context and target, both hashed.
 
@@ -44,6 +50,7 @@ class HashedPair(Toy):
         return np.log(booked)
 
 
+@fix("A1")
 class ExactPair(CommitReveal):
     """The fix: one row of exact counts per context, so that the ratios of one context sum to 1."""
 
@@ -63,6 +70,7 @@ class ExactPair(CommitReveal):
         super().observe(x)
 
 
+@violation("A2", "Dirichlet recursion on hashed counts", "normalised", sources=(900, 943, 948, 1030, 1056, 1076, 1159))
 class HashedDirichlet(Toy):
     """The recursion p_k = (min(F,C) + c p_{k-1}) / (C + c) over orders, on hashed tables.
 
@@ -108,6 +116,7 @@ class ExactCounts(CommitReveal):
         super().observe(x)
 
 
+@fix("A2")
 class ExactDirichlet(ExactCounts):
     """The fix: the same recursion on exact counts; sum_v n(c,v) = N(c), so every order sums to 1."""
 
@@ -122,6 +131,7 @@ class ExactDirichlet(ExactCounts):
         return p
 
 
+@violation("A3", "full row of counts over the wrong denominator", "normalised", sources=(972, 978))
 class WrongDenominator(Toy):
     """A full row of hashed counts F[h(c,v)] is gathered, then divided by the context count instead of its own sum."""
 
@@ -144,6 +154,7 @@ class WrongDenominator(Toy):
         return context_count
 
 
+@fix("A3")
 class RightDenominator(WrongDenominator):
     """The fix: divide the gathered row by its own sum.  Collisions now cost quality, not validity."""
 
@@ -151,6 +162,7 @@ class RightDenominator(WrongDenominator):
         return float(row.sum())
 
 
+@violation("A5", "back-off that asks whether the target was seen", "normalised", sources=(1605, 1026))
 class TargetSeen(ExactCounts):
     """Back off to the highest order that has already seen *the realised target*: a wrong guess is never paid for."""
 
@@ -169,6 +181,7 @@ class TargetSeen(ExactCounts):
         return np.log(booked)
 
 
+@fix("A5")
 class ContextSeen(ExactCounts):
     """The fix: back off to the highest order whose *context* was seen; the target is not asked."""
 
@@ -178,39 +191,3 @@ class ContextSeen(ExactCounts):
             if counts is not None:
                 return 0.3 * super().row() + 0.7 * counts / counts.sum()
         return super().row()
-
-
-SPECIMENS = (
-    Specimen(
-        "A1",
-        "hashed n-gram with the target in the key",
-        "normalised",
-        HashedPair,
-        ExactPair,
-        sources=(727, 770, 779, 797, 798, 808, 825, 865, 909, 940, 1605),
-    ),
-    Specimen(
-        "A2",
-        "Dirichlet recursion on hashed counts",
-        "normalised",
-        HashedDirichlet,
-        ExactDirichlet,
-        sources=(900, 943, 948, 1030, 1056, 1076, 1159),
-    ),
-    Specimen(
-        "A3",
-        "full row of counts over the wrong denominator",
-        "normalised",
-        WrongDenominator,
-        RightDenominator,
-        sources=(972, 978),
-    ),
-    Specimen(
-        "A5",
-        "back-off that asks whether the target was seen",
-        "normalised",
-        TargetSeen,
-        ContextSeen,
-        sources=(1605, 1026),
-    ),
-)

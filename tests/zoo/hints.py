@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evalkit.legality.target import Specimen
+from tests.zoo.declare import fix, violation
 from tests.zoo.hashed import ExactPair
 from tests.zoo.oracle import cached_rows
 from tests.zoo.toy import BOS, CommitReveal, Float64, Int64, Toy, V, network, softmax
@@ -20,6 +20,12 @@ def tilt(row: Float64, hint: int, boost: float = BOOST) -> Float64:
     return tilted / (1.0 + row[hint] * np.expm1(boost))
 
 
+@violation(
+    "A10",
+    "hint gated on the class of the target (first best_agree)",
+    "normalised",
+    sources=(1145, 1302, 1420, 1437, 1967, 2018, 2118, 2140),
+)
 class WordGate(CommitReveal):
     """The hint for x_t is given only when *x_t itself* starts no word: the gate tells the coder one bit of x_t.
 
@@ -48,6 +54,7 @@ class WordGate(CommitReveal):
         super().observe(x)
 
 
+@fix("A10")
 class PrefixGate(WordGate):
     """The fix: the gate asks x_{t-1} and the hint, never x_t."""
 
@@ -57,6 +64,7 @@ class PrefixGate(WordGate):
         return tilt(self.row(), hint) if fires else self.row()
 
 
+@violation("A11", "truncation that spares the target", "normalised", sources=(1055,))
 class ExemptTruncation(Toy):
     """Mask every v below beta times the largest, *except the target*, then renormalise."""
 
@@ -71,6 +79,7 @@ class ExemptTruncation(Toy):
         return np.log(booked)
 
 
+@fix("A11")
 class PaidTruncation(CommitReveal):
     """The fix: mask without an exemption, and keep a little mass for what was masked."""
 
@@ -80,6 +89,7 @@ class PaidTruncation(CommitReveal):
         return 0.9 * kept / kept.sum() + 0.1 * row
 
 
+@violation("A12", "entropy as an expert (first Hedge mixer)", "normalised", sources=(688, 700, 880, 995))
 class EntropyExpert(Toy):
     """A Hedge mixture in which one "expert" books exp(-H(row)) for whatever token occurs.
 
@@ -97,6 +107,7 @@ class EntropyExpert(Toy):
         return np.exp((nn * np.log(nn)).sum(axis=1))
 
 
+@fix("A12")
 class VectorExperts(EntropyExpert):
     """The fix: every expert must hand in a whole row; the third is the uniform one."""
 
@@ -104,6 +115,7 @@ class VectorExperts(EntropyExpert):
         return np.full(len(nn), 1.0 / V)
 
 
+@violation("A16", "online bias on the target alone", "normalised", sources=(959, 241))
 class TargetOnlyBias(ExactPair):
     """An online bias multiplies the target's probability, min(1, p(y) e^{b_y}), and nothing is renormalised."""
 
@@ -125,40 +137,10 @@ class TargetOnlyBias(ExactPair):
         return np.minimum(1.0, network()[self.last] * np.exp(self.bias))
 
 
+@fix("A16")
 class RenormalisedBias(TargetOnlyBias):
     """The fix: the bias is a vector on the logits, and the row is divided by its sum."""
 
     def biased(self) -> Float64:
         row = network()[self.last] * np.exp(self.bias)
         return row / row.sum()
-
-
-SPECIMENS = (
-    Specimen(
-        "A10",
-        "hint gated on the class of the target (first best_agree)",
-        "normalised",
-        WordGate,
-        PrefixGate,
-        sources=(1145, 1302, 1420, 1437, 1967, 2018, 2118, 2140),
-    ),
-    Specimen(
-        "A11", "truncation that spares the target", "normalised", ExemptTruncation, PaidTruncation, sources=(1055,)
-    ),
-    Specimen(
-        "A12",
-        "entropy as an expert (first Hedge mixer)",
-        "normalised",
-        EntropyExpert,
-        VectorExperts,
-        sources=(688, 700, 880, 995),
-    ),
-    Specimen(
-        "A16",
-        "online bias on the target alone",
-        "normalised",
-        TargetOnlyBias,
-        RenormalisedBias,
-        sources=(959, 241),
-    ),
-)

@@ -6,8 +6,8 @@ import zlib
 
 import numpy as np
 
-from evalkit.legality.target import Specimen
 from tests.zoo.bytecount import CaseSidecar
+from tests.zoo.declare import look_alike
 from tests.zoo.hashed import BUCKETS, ExactCounts, ExactPair, bucket
 from tests.zoo.hints import tilt
 from tests.zoo.spelling import TokenMixture
@@ -25,6 +25,7 @@ from tests.zoo.toy import (
 )
 
 
+@look_alike("L4", "exact n-gram and a closed-form tilt", sources=(1514, 1642))
 class TokenTilt(ExactCounts):
     """L4.  The most frequent follower of the longest context seen is tilted up, p e^{b [v = hint]} / Z."""
 
@@ -36,6 +37,7 @@ class TokenTilt(ExactCounts):
         return super().row()
 
 
+@look_alike("L5", "hashed context, dense row")
 class DenseHashedRows(CommitReveal):
     """L5.  The context is hashed, the row is dense: collisions mix rows, every row still sums to 1."""
 
@@ -53,6 +55,7 @@ class DenseHashedRows(CommitReveal):
         super().observe(x)
 
 
+@look_alike("L6", "hashed bigrams as input features", sources=(1458,))
 class HashedInputs(Toy):
     """L6.  Embeddings of hashed bigrams (x_{t-2}, x_{t-1}) are added to the input that predicts x_t."""
 
@@ -64,6 +67,7 @@ class HashedInputs(Toy):
         return np.log(rows[np.arange(len(tokens)), tokens])
 
 
+@look_alike("L7", "prefix gates and Hedge over whole rows", sources=(659,))
 class HedgedGates(ExactPair):
     """L7.  Hedge over whole rows, weights updated after booking, gated on entropy and past losses."""
 
@@ -98,6 +102,7 @@ def attention(tokens: Int64, start: int) -> Float64:
     return rows
 
 
+@look_alike("L8", "overlapping windows, each target booked once", sources=(50,))
 class SlidingWindows(Toy):
     """L8.  Overlapping windows of 32 at stride 8; the first books all it has, each later one its last 8."""
 
@@ -112,6 +117,7 @@ class SlidingWindows(Toy):
         return booked
 
 
+@look_alike("L9", "attention over earlier documents")
 class WholeStream(Toy):
     """L9.  Attention over everything before, documents included."""
 
@@ -120,6 +126,7 @@ class WholeStream(Toy):
         return np.log(rows[np.arange(len(tokens)), tokens])
 
 
+@look_alike("L11", "hint table made in one pass beforehand", sources=(1514, 2135))
 class HintTable(Toy):
     """L11.  Hints for the whole file are computed in one pass beforehand; entry t uses x_<t only."""
 
@@ -139,6 +146,7 @@ class HintTable(Toy):
         return np.log(booked)
 
 
+@look_alike("L12", "training statistics paid for in the artifact", sources=(931, 982))
 class PackedStatistics(Toy):
     """L12.  Statistics of training text, packed in the artifact, one normalised row for each context."""
 
@@ -149,6 +157,7 @@ class PackedStatistics(Toy):
         return np.log(rows[previous(tokens), tokens])
 
 
+@look_alike("L17", "fixed temperature, softcap, rescale")
 class Rescaled(Toy):
     """L17.  Temperature, softcap and an asymmetric rescale with constants fixed beforehand."""
 
@@ -157,6 +166,7 @@ class Rescaled(Toy):
         return logprob(np.where(capped > 0, capped / 0.9, capped / 1.1), previous(tokens), tokens)
 
 
+@look_alike("L19", "mass left unused, tail shorter than a sequence")
 class Subnormalised(ExactPair):
     """L19.  Mass is kept back for an end symbol that never comes: Z is 0.97, wasteful and legal.
 
@@ -173,6 +183,7 @@ class Subnormalised(ExactPair):
         return index, self.score(tokens)[index]
 
 
+@look_alike("L19b", "rounding that moves with the batch shape")
 class Rounded(ExactPair):
     """L19.  Rounding that depends on the shape of the batch: scores move by some 1e-3 with the stream's length."""
 
@@ -184,18 +195,5 @@ class Rounded(ExactPair):
         return np.minimum(booked * (1 + noise), 0.0)
 
 
-SPECIMENS = (
-    Specimen("L4", "exact n-gram and a closed-form tilt", "", TokenTilt, sources=(1514, 1642)),
-    Specimen("L5", "hashed context, dense row", "", DenseHashedRows),
-    Specimen("L6", "hashed bigrams as input features", "", HashedInputs, sources=(1458,)),
-    Specimen("L7", "prefix gates and Hedge over whole rows", "", HedgedGates, sources=(659,)),
-    Specimen("L8", "overlapping windows, each target booked once", "", SlidingWindows, sources=(50,)),
-    Specimen("L9", "attention over earlier documents", "", WholeStream),
-    Specimen("L11", "hint table made in one pass beforehand", "", HintTable, sources=(1514, 2135)),
-    Specimen("L12", "training statistics paid for in the artifact", "", PackedStatistics, sources=(931, 982)),
-    Specimen("L14", "lossless case transform, bytes of the original", "", CaseSidecar, sources=(1729,)),
-    Specimen("L17", "fixed temperature, softcap, rescale", "", Rescaled),
-    Specimen("L19", "mass left unused, tail shorter than a sequence", "", Subnormalised),
-    Specimen("L19b", "rounding that moves with the batch shape", "", Rounded),
-    Specimen("L20", "PPM over tokens, divided by its sum", "", TokenMixture),
-)
+look_alike("L14", "lossless case transform, bytes of the original", sources=(1729,))(CaseSidecar)
+look_alike("L20", "PPM over tokens, divided by its sum")(TokenMixture)

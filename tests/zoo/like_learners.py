@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from evalkit.legality.target import Specimen
 from tests.zoo.built import TrainedArtifact, WarmedUp, training_text
+from tests.zoo.declare import look_alike
 from tests.zoo.slot import BatchBarrier
 from tests.zoo.toy import Float64, Int64, Toy, V, descend, logprob, network_logits, previous
 from tests.zoo.twopass import ScoreFirst, chunks, documents
 
 
+@look_alike("L1", "score-first training in chunks", sources=(461, 549, 1413, 1493))
 class LastChunkUntrained(ScoreFirst):
     """L1.  Chunks are booked, then trained on for several epochs; the weights change between chunks."""
 
     epochs = 4
 
 
+@look_alike("L2", "a fresh delta per document, scored then trained", sources=(77, 1530))
 class PerDocument(Toy):
     """L2.  A fresh low-rank delta for every document, its chunks scored and then trained on."""
 
@@ -31,6 +33,9 @@ class PerDocument(Toy):
         return booked
 
 
+@look_alike(
+    "L3", "documents in a declared order, longest first", sources=(1610, 1626, 1767, 1787), ruleset="organizer-2026-05"
+)
 class LongestFirst(Toy):
     """L3.  Global steps on documents already scored, and documents are processed longest first, which is declared.
 
@@ -51,6 +56,7 @@ class LongestFirst(Toy):
         return booked
 
 
+@look_alike("L10", "ranks that replay what precedes them", sources=(806, 808, 890))
 class Prefilled(Toy):
     """L10.  The stream is cut between two ranks; the second replays all that precedes its part before it starts."""
 
@@ -66,6 +72,7 @@ class Prefilled(Toy):
         return booked[start:]
 
 
+@look_alike("L13", "calibration on training text", sources=(1019, 1884, 1924))
 class CalibratedOnTrain(TrainedArtifact):
     """L13.  Quantisation scales fitted on training text: the artifact does not depend on validation text."""
 
@@ -76,6 +83,7 @@ class CalibratedOnTrain(TrainedArtifact):
         return (np.round(network_logits() / scale) * scale).tobytes()
 
 
+@look_alike("L15", "warm-up on synthetic tokens, state restored")
 class WarmedUpAndRestored(WarmedUp):
     """L15.  Warm-up steps on synthetic tokens; weights and momentum are put back."""
 
@@ -84,6 +92,7 @@ class WarmedUpAndRestored(WarmedUp):
         return np.zeros((V + 1, V))
 
 
+@look_alike("L18", "averaged and packed weights")
 class Averaged(Toy):
     """L18.  Exponential averaging of two sets of weights, stored as rounded bytes and unpacked before use."""
 
@@ -93,20 +102,4 @@ class Averaged(Toy):
         return logprob(weights, previous(tokens), tokens)
 
 
-SPECIMENS = (
-    Specimen("L1", "score-first training in chunks", "", LastChunkUntrained, sources=(461, 549, 1413, 1493)),
-    Specimen("L2", "a fresh delta per document, scored then trained", "", PerDocument, sources=(77, 1530)),
-    Specimen(
-        "L3",
-        "documents in a declared order, longest first",
-        "",
-        LongestFirst,
-        sources=(1610, 1626, 1767, 1787),
-        ruleset="organizer-2026-05",
-    ),
-    Specimen("L10", "ranks that replay what precedes them", "", Prefilled, sources=(806, 808, 890)),
-    Specimen("L13", "calibration on training text", "", CalibratedOnTrain, sources=(1019, 1884, 1924)),
-    Specimen("L15", "warm-up on synthetic tokens, state restored", "", WarmedUpAndRestored),
-    Specimen("L16", "SLOT on tokens before the whole batch", "", BatchBarrier, sources=(1336,)),
-    Specimen("L18", "averaged and packed weights", "", Averaged),
-)
+look_alike("L16", "SLOT on tokens before the whole batch", sources=(1336,))(BatchBarrier)

@@ -8,12 +8,12 @@ Shape legend: B streams, L positions, D = 16 width, V = 32 ids.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from evalkit.legality.target import Specimen
+from tests.zoo.declare import fix, look_alike, violation
 from tests.zoo.toy import BOS, Float64, Int64, Toy, V, network_logits
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 D = 16
 GAIN = 2.0
+ALSO = ("normalised", "score-first", "single-pass")
+"""A row that moves with its own target may also sum to something else than 1 over targets."""
+leak = partial(violation, law="causal", also=ALSO)
 
 
 @cache
@@ -86,6 +89,7 @@ class Mixer(Toy):
         return rows[np.arange(len(tokens)), tokens] - top - np.log(np.exp(rows - top[:, None]).sum(axis=-1))
 
 
+@leak("M1", "means of 64-token blocks", elsewhere=("karpathy/nanochat#844",))
 class BlockMeans(Mixer):
     """The mean of each 64-token block is given to all of its positions."""
 
@@ -96,6 +100,7 @@ class BlockMeans(Mixer):
         return means.reshape(x.shape[0], -1, D)[:, : x.shape[1]] * 4.0
 
 
+@fix("M1")
 class BlockMeansSoFar(BlockMeans):
     """Each position gets the mean of its block up to itself."""
 
@@ -104,6 +109,7 @@ class BlockMeansSoFar(BlockMeans):
         return means.reshape(x.shape[0], -1, D)[:, : x.shape[1]]
 
 
+@leak("M2", "summaries of 16-token chunks", elsewhere=("karpathy/nanochat#844",))
 class ChunkSummaries(Mixer):
     """A recurrence over 16-token chunks; each position reads the state that its own chunk left."""
 
@@ -121,6 +127,7 @@ class ChunkSummaries(Mixer):
         return np.repeat(self.states(x), self.chunk, axis=1)[:, : x.shape[1]]
 
 
+@fix("M2")
 class EarlierSummaries(ChunkSummaries):
     """Each position reads the state that the chunk before its own left."""
 
@@ -128,6 +135,7 @@ class EarlierSummaries(ChunkSummaries):
         return np.repeat(shifted(self.states(x)), self.chunk, axis=1)[:, : x.shape[1]]
 
 
+@leak("M3", "a circular filter", elsewhere=("karpathy/nanochat#844",))
 class CircularFilter(Mixer):
     """A long filter as a product of Fourier transforms of the length of the input: its end wraps round to the front."""
 
@@ -140,6 +148,7 @@ class CircularFilter(Mixer):
         return np.fft.irfft(spectrum, n, axis=1)[:, : x.shape[1]]
 
 
+@fix("M3")
 class PaddedFilter(CircularFilter):
     """Transforms of twice the length: nothing wraps round."""
 
@@ -169,18 +178,21 @@ class ChunkedScan(LeakyScan):
         return shifted(np.cumsum(states, axis=1))
 
 
+@leak("M4", "a scan that leaks across its chunks", elsewhere=("huggingface/transformers#47475",))
 class SmallLeakyScan(LeakyScan):
     """Chunked linear attention whose scan over chunks (of 32) hands each chunk the state after the next one."""
 
     chunk: ClassVar[int] = 32
 
 
+@fix("M4")
 class SmallChunkedScan(ChunkedScan):
     """Chunked linear attention, chunks of 32: each reads the sum over the chunks before it."""
 
     chunk: ClassVar[int] = 32
 
 
+@leak("M5", "a token mixer without a mask", elsewhere=("CortexLM/cortex#95",))
 class UnmaskedMixer(Mixer):
     """A matrix over positions without a mask: every position reads every other."""
 
@@ -193,6 +205,7 @@ class UnmaskedMixer(Mixer):
         return self.over_positions(x.shape[1]) @ x
 
 
+@fix("M5")
 class MaskedMixer(UnmaskedMixer):
     """The same matrix with zeros above its diagonal."""
 
@@ -200,6 +213,7 @@ class MaskedMixer(UnmaskedMixer):
         return np.tril(super().over_positions(n))
 
 
+@leak("M6", "normalised over the whole input", elsewhere=("karpathy/nanochat#845",))
 class WholeNorm(Mixer):
     """Channels are normalised by mean and deviation over the whole input, so every row knows all of it."""
 
@@ -207,6 +221,7 @@ class WholeNorm(Mixer):
         return (x - x.mean(axis=1, keepdims=True)) / (x.std(axis=1, keepdims=True) + 0.1) * 0.3
 
 
+@fix("M6")
 class RunningNorm(WholeNorm):
     """Mean and deviation over the positions up to each."""
 
@@ -217,6 +232,7 @@ class RunningNorm(WholeNorm):
         return (x - mean) / (spread + 0.1) * 0.3
 
 
+@leak("M7", "gates scaled by later gates", elsewhere=("fla-org/flash-linear-attention#1240",))
 class FutureGates(Mixer):
     """A gated recurrence in chunks of 64 whose gates are scaled by what the chunk's gates come to at its end."""
 
@@ -236,6 +252,7 @@ class FutureGates(Mixer):
         return (decay @ chunks_of(x, self.chunk)).reshape(x.shape[0], -1, D)[:, : x.shape[1]]
 
 
+@fix("M7")
 class OwnGates(FutureGates):
     """Each gate is scaled by itself."""
 
@@ -243,6 +260,7 @@ class OwnGates(FutureGates):
         return gates / (1.0 - gates)
 
 
+@look_alike("L21", "a recurrent model")
 class Recurrence(Mixer):
     """A state of the past, updated token by token."""
 
@@ -254,6 +272,7 @@ class Recurrence(Mixer):
         return np.stack(found, axis=1)
 
 
+@look_alike("L22", "attention over a window")
 class WindowedAttention(Mixer):
     """Softmax attention over each position and the 31 before it."""
 
@@ -267,6 +286,7 @@ class WindowedAttention(Mixer):
         return p / p.sum(axis=-1, keepdims=True) @ x
 
 
+@look_alike("L23", "a causal convolution")
 class ShortConvolution(Mixer):
     """A causal convolution of four taps."""
 
@@ -295,25 +315,4 @@ HONEST: tuple[type[Mixer], ...] = (
     MaskedMixer,
     RunningNorm,
     OwnGates,
-)
-
-
-def _leak(number: int, title: str, broken: Any, fixed: Any, *sources: str) -> Specimen:
-    return Specimen(f"M{number}", title, "causal", broken, fixed, also=ALSO, elsewhere=sources)
-
-
-ALSO = ("normalised", "score-first", "single-pass")
-"""A row that moves with its own target may also sum to something else than 1 over targets."""
-
-SPECIMENS = (
-    _leak(1, "means of 64-token blocks", BlockMeans, BlockMeansSoFar, "karpathy/nanochat#844"),
-    _leak(2, "summaries of 16-token chunks", ChunkSummaries, EarlierSummaries, "karpathy/nanochat#844"),
-    _leak(3, "a circular filter", CircularFilter, PaddedFilter, "karpathy/nanochat#844"),
-    _leak(4, "a scan that leaks across its chunks", SmallLeakyScan, SmallChunkedScan, "huggingface/transformers#47475"),
-    _leak(5, "a token mixer without a mask", UnmaskedMixer, MaskedMixer, "CortexLM/cortex#95"),
-    _leak(6, "normalised over the whole input", WholeNorm, RunningNorm, "karpathy/nanochat#845"),
-    _leak(7, "gates scaled by later gates", FutureGates, OwnGates, "fla-org/flash-linear-attention#1240"),
-    Specimen("L21", "a recurrent model", "", Recurrence),
-    Specimen("L22", "attention over a window", "", WindowedAttention),
-    Specimen("L23", "a causal convolution", "", ShortConvolution),
 )

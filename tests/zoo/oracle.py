@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evalkit.legality.target import Specimen
+from tests.zoo.declare import fix, violation
 from tests.zoo.hashed import ExactPair
 from tests.zoo.toy import (
     CommitReveal,
@@ -30,6 +30,7 @@ def cached_rows(tokens: Int64) -> tuple[Float64, Float64]:
     return np.array(plain), np.array(learned)
 
 
+@violation("A4", "renormalising around the target", "normalised", sources=(962,))
 class RenormalisedAroundTarget(Toy):
     """q(y) is the boosted probability of the realised y, and the others are rescaled by (1-q)/(1-p_nn(y)).
 
@@ -46,6 +47,7 @@ class RenormalisedAroundTarget(Toy):
         return np.log(rest[at])
 
 
+@fix("A4")
 class RenormalisedOverAll(ExactPair):
     """The fix: boost every v by the same rule, then divide once by the sum over all v."""
 
@@ -54,6 +56,7 @@ class RenormalisedOverAll(ExactPair):
         return boosted / boosted.sum()
 
 
+@violation("A6", "safety gate: the smaller of two losses", "normalised", sources=(659,))
 class SafetyGate(Toy):
     """NLL = min(NLL of the network, NLL of the mixture), token by token."""
 
@@ -63,6 +66,7 @@ class SafetyGate(Toy):
         return np.log(np.maximum(nn[at], cache[at]))
 
 
+@fix("A6")
 class CommittedMixture(ExactPair):
     """The fix: one mixture, committed before the token is known."""
 
@@ -70,6 +74,7 @@ class CommittedMixture(ExactPair):
         return 0.5 * network()[self.last] + 0.5 * super().row()
 
 
+@violation("A7", "best of several passes or temperatures", "normalised", sources=(62, 573, 614, 685, 844))
 class BestTemperature(Toy):
     """The stream is scored at several temperatures and each token keeps its best score."""
 
@@ -83,6 +88,7 @@ class BestTemperature(Toy):
         return self.runs(tokens).max(axis=0)
 
 
+@fix("A7")
 class BayesTemperature(BestTemperature):
     """The fix: a Bayes mixture of the temperatures, its weights updated after each booking."""
 
@@ -92,6 +98,7 @@ class BayesTemperature(BestTemperature):
         return np.log((softmax(evidence.T) * np.exp(runs.T)).sum(axis=1))
 
 
+@violation("A8", "mixing weight read off the target's own loss", "normalised", sources=(1026,))
 class WeightFromLoss(Toy):
     """The weight of the cache at x_t is read off the network's loss on x_t: alpha = clip(NLL(x_t)/2.5, .1, 2)/2."""
 
@@ -102,6 +109,7 @@ class WeightFromLoss(Toy):
         return np.log((1 - alpha) * nn[at] + alpha * cache[at])
 
 
+@fix("A8")
 class WeightFromEntropy(ExactPair):
     """The fix: the weight is read off the entropy of the network's row, which the prefix alone decides."""
 
@@ -111,6 +119,7 @@ class WeightFromEntropy(ExactPair):
         return (1 - alpha) * nn + alpha * super().row()
 
 
+@violation("A9", "gate on the probability of the realised symbol", "normalised", sources=(1785, 1795))
 class GateOnRealised(Toy):
     """The mixing weight is high when the byte model gave *the realised symbol* more than a threshold."""
 
@@ -121,6 +130,7 @@ class GateOnRealised(Toy):
         return np.log((1 - weight) * nn[at] + weight * cache[at])
 
 
+@fix("A9")
 class GateOnConfidence(ExactPair):
     """The fix: gate on the largest probability of the byte model, whichever symbol it belongs to."""
 
@@ -130,6 +140,7 @@ class GateOnConfidence(ExactPair):
         return (1 - weight) * network()[self.last] + weight * cache
 
 
+@violation("A13", "one-sided floor under the loss", "normalised", sources=(217, 251))
 class FlooredLoss(Toy):
     """NLL = min(NLL, -ln f): a floor under improbable tokens that nobody pays for."""
 
@@ -139,49 +150,10 @@ class FlooredLoss(Toy):
         return np.maximum(super().score(tokens), np.log(self.floor))
 
 
+@fix("A13")
 class MixedWithUniform(CommitReveal):
     """The fix: a floor paid for by every token, (1-e) p + e/V."""
 
     def row(self) -> Float64:
         row = super().row()
         return 0.9 * row + 0.1 / len(row)
-
-
-SPECIMENS = (
-    Specimen(
-        "A4",
-        "renormalising around the target",
-        "normalised",
-        RenormalisedAroundTarget,
-        RenormalisedOverAll,
-        sources=(962,),
-    ),
-    Specimen(
-        "A6", "safety gate: the smaller of two losses", "normalised", SafetyGate, CommittedMixture, sources=(659,)
-    ),
-    Specimen(
-        "A7",
-        "best of several passes or temperatures",
-        "normalised",
-        BestTemperature,
-        BayesTemperature,
-        sources=(62, 573, 614, 685, 844),
-    ),
-    Specimen(
-        "A8",
-        "mixing weight read off the target's own loss",
-        "normalised",
-        WeightFromLoss,
-        WeightFromEntropy,
-        sources=(1026,),
-    ),
-    Specimen(
-        "A9",
-        "gate on the probability of the realised symbol",
-        "normalised",
-        GateOnRealised,
-        GateOnConfidence,
-        sources=(1785, 1795),
-    ),
-    Specimen("A13", "one-sided floor under the loss", "normalised", FlooredLoss, MixedWithUniform, sources=(217, 251)),
-)

@@ -11,6 +11,7 @@ from typing import Any
 
 from evalkit.errors import InputError, nearest
 from evalkit.legality.target import Specimen
+from tests.zoo.declare import declared
 from tests.zoo.own import own_specimens
 
 MODULES = (
@@ -32,9 +33,9 @@ MODULES = (
 @cache
 def specimens() -> dict[str, Specimen]:
     """Every specimen by id, in the order A, B, D, P, M, L and by number; our own adapters (O-NAME) last."""
-    found = [*own_specimens()]
-    found += [s for name in MODULES for s in import_module(f"tests.zoo.{name}").SPECIMENS]
-    return {s.id: s for s in sorted(found, key=_rank)}
+    for name in MODULES:
+        import_module(f"tests.zoo.{name}")
+    return {s.id: s for s in sorted([*own_specimens(), *declared()], key=_rank)}
 
 
 def _rank(specimen: Specimen) -> tuple[int, int, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evalkit.legality.target import Specimen
+from tests.zoo.declare import fix, violation
 from tests.zoo.toy import Float64, Int64, Toy, fitted_bias, network_logits, previous, softmax
 
 WINDOW = 24
@@ -31,6 +31,13 @@ class Slot(Toy):
         return booked
 
 
+@violation(
+    "B7",
+    "SLOT on the whole window",
+    "score-first",
+    also=("causal", "normalised"),
+    sources=(1084, 1128, 1172, 1176, 1209, 1240),
+)
 class WholeWindow(Slot):
     """The offset is fitted on the whole window, the positions then scored included: the first published SLOT."""
 
@@ -38,6 +45,13 @@ class WholeWindow(Slot):
         return slice(max(0, hi - WINDOW), hi)
 
 
+@violation(
+    "B8",
+    "SLOT on the scored positions",
+    "score-first",
+    also=("causal", "normalised"),
+    sources=(1229, 1263, 1313, 1319, 1321, 1329, 1488, 1929),
+)
 class ScoredPositions(Slot):
     """The offset is fitted on exactly the scored positions."""
 
@@ -45,6 +59,8 @@ class ScoredPositions(Slot):
         return slice(lo, hi)
 
 
+@fix("B7")
+@fix("B8")
 class ContextOnly(Slot):
     """The fix: the offset is fitted on tokens before the earliest scored position."""
 
@@ -52,6 +68,13 @@ class ContextOnly(Slot):
         return slice(max(0, lo - WINDOW), lo)
 
 
+@violation(
+    "B9",
+    "context-only SLOT over a batch of overlapping windows",
+    "causal",
+    also=("score-first", "normalised"),
+    sources=(1306, 1333, 1336, 1350),
+)
 class BatchedContext(Toy):
     """ "Context-only", but one offset serves a batch of overlapping windows.
 
@@ -75,39 +98,9 @@ class BatchedContext(Toy):
         return np.arange(max(0, lo - WINDOW + STRIDE), lo)
 
 
+@fix("B9")
 class BatchBarrier(BatchedContext):
     """The fix: only tokens before the earliest scored position of the whole batch are fitted."""
 
     def context(self, lo: int, first: int) -> Int64:
         return np.arange(max(0, first - WINDOW + STRIDE), first)
-
-
-SPECIMENS = (
-    Specimen(
-        "B7",
-        "SLOT on the whole window",
-        "score-first",
-        WholeWindow,
-        ContextOnly,
-        also=("causal", "normalised"),
-        sources=(1084, 1128, 1172, 1176, 1209, 1240),
-    ),
-    Specimen(
-        "B8",
-        "SLOT on the scored positions",
-        "score-first",
-        ScoredPositions,
-        ContextOnly,
-        also=("causal", "normalised"),
-        sources=(1229, 1263, 1313, 1319, 1321, 1329, 1488, 1929),
-    ),
-    Specimen(
-        "B9",
-        "context-only SLOT over a batch of overlapping windows",
-        "causal",
-        BatchedContext,
-        BatchBarrier,
-        also=("score-first", "normalised"),
-        sources=(1306, 1333, 1336, 1350),
-    ),
-)

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from evalkit.legality.target import Specimen
+from tests.zoo.declare import fix, violation
 from tests.zoo.toy import CommitReveal, Float64, Int64, Toy, V, network
 
 LETTERS = 5
@@ -51,6 +51,12 @@ class Letters:
             self.last = letter
 
 
+@violation(
+    "A14",
+    "byte mixture with an even spread over the token",
+    "normalised",
+    sources=(1835, 1850, 1854, 1858, 1862, 1871, 1877, 1881, 1991, 2083, 1905),
+)
 class UniformSpread(Toy):
     """The token's probability is spread evenly, p^(1/n) for each of its n bytes, and mixed byte by byte.
 
@@ -68,6 +74,8 @@ class UniformSpread(Toy):
         return np.log(booked)
 
 
+@fix("A14")
+@fix("A15")
 class TokenMixture(CommitReveal):
     """The fix: divide the strings by their sum over all tokens, then mix token with token."""
 
@@ -84,28 +92,9 @@ class TokenMixture(CommitReveal):
         super().observe(x)
 
 
+@violation("A15", "token probability mixed with raw string probability", "normalised", sources=(1873, 2098, 2103))
 class RawStrings(TokenMixture):
     """p = l p_nn(v) + (1-l) prod p(letters of v), undivided: "a" and "ab" are counted side by side."""
 
     def row(self) -> Float64:
         return 0.5 * network()[self.last] + 0.5 * self.model.strings()
-
-
-SPECIMENS = (
-    Specimen(
-        "A14",
-        "byte mixture with an even spread over the token",
-        "normalised",
-        UniformSpread,
-        TokenMixture,
-        sources=(1835, 1850, 1854, 1858, 1862, 1871, 1877, 1881, 1991, 2083, 1905),
-    ),
-    Specimen(
-        "A15",
-        "token probability mixed with raw string probability",
-        "normalised",
-        RawStrings,
-        TokenMixture,
-        sources=(1873, 2098, 2103),
-    ),
-)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from evalkit.legality.target import Specimen
+from tests.zoo.declare import fix, violation
 from tests.zoo.toy import BOS, Float64, Int64, Toy, V, descend, logprob, network, network_logits, previous
 
 CHUNK = 16
@@ -28,6 +28,13 @@ def documents(tokens: Int64) -> list[slice]:
     return [slice(lo, hi) for lo, hi in zip(starts, [*starts[1:], len(tokens)], strict=True)]
 
 
+@violation(
+    "B1",
+    "training on the stream before scoring it",
+    "score-first",
+    also=("causal", "normalised", "single-pass"),
+    sources=(44, 150, 398, 406, 417, 442, 672, 1127, 1193, 1082),
+)
 class TrainFirst(Toy):
     """Epochs of gradient descent over the whole stream, then one clean-looking scoring pass with fixed weights."""
 
@@ -41,6 +48,7 @@ class TrainFirst(Toy):
         return logprob(weights, context, tokens)
 
 
+@fix("B1")
 class ScoreFirst(TrainFirst):
     """The fix: every chunk is booked, and only then trained on, as often as one likes."""
 
@@ -52,6 +60,13 @@ class ScoreFirst(TrainFirst):
         return booked
 
 
+@violation(
+    "B3",
+    "several epochs a document, the last one booked",
+    "score-first",
+    also=("causal", "normalised", "single-pass"),
+    sources=(525, 548, 596, 611, 614),
+)
 class LastEpoch(Toy):
     """Per document, several epochs of score-then-train; the buffer is overwritten and the last epoch is booked."""
 
@@ -73,6 +88,7 @@ class LastEpoch(Toy):
         return new
 
 
+@fix("B3")
 class FirstEpoch(LastEpoch):
     """The fix: the first epoch is booked; what later epochs would say is of no account."""
 
@@ -80,6 +96,13 @@ class FirstEpoch(LastEpoch):
         return new if epoch == 0 else old
 
 
+@violation(
+    "B4",
+    "score, train, score again",
+    "single-pass",
+    also=("causal", "normalised", "score-first", "coverage"),
+    sources=(991, 1004),
+)
 class Rescored(Toy):
     """Score all, train on all, score all again, and report the second score.  The ledger holds both."""
 
@@ -97,12 +120,20 @@ class Rescored(Toy):
         return self.ledger(tokens)[1][-len(tokens) :]
 
 
+@fix("B4")
 class BookedOnce(Rescored):
     """The fix: the first score is the score."""
 
     passes = 1
 
 
+@violation(
+    "B5",
+    "cache filled in a first pass",
+    "single-pass",
+    also=("causal", "normalised", "score-first"),
+    sources=(846, 853, 868, 869, 870, 888, 959, 986),
+)
 class TwoPassCache(Toy):
     """Pass one fills a bigram cache from the whole stream, pass two scores with it."""
 
@@ -121,6 +152,9 @@ class TwoPassCache(Toy):
         return counts[c][y], counts[c].sum()
 
 
+@violation(
+    "B6", "two passes, own count left out", "causal", also=("single-pass", "normalised", "score-first"), sources=(881,)
+)
 class LeaveOneOut(TwoPassCache):
     """Two passes with the token's own count taken out.  Rows sum to 1 but for a token that follows itself."""
 
@@ -128,6 +162,8 @@ class LeaveOneOut(TwoPassCache):
         return counts[c][y] - 1, counts[c].sum() - 1
 
 
+@fix("B5")
+@fix("B6")
 class OnePassCache(Toy):
     """The fix for both: one pass, counts grow behind the position that is scored."""
 
@@ -140,52 +176,3 @@ class OnePassCache(Toy):
             counts[c][y] += 1
             c = y
         return np.log(booked)
-
-
-SPECIMENS = (
-    Specimen(
-        "B1",
-        "training on the stream before scoring it",
-        "score-first",
-        TrainFirst,
-        ScoreFirst,
-        also=("causal", "normalised", "single-pass"),
-        sources=(44, 150, 398, 406, 417, 442, 672, 1127, 1193, 1082),
-    ),
-    Specimen(
-        "B3",
-        "several epochs a document, the last one booked",
-        "score-first",
-        LastEpoch,
-        FirstEpoch,
-        also=("causal", "normalised", "single-pass"),
-        sources=(525, 548, 596, 611, 614),
-    ),
-    Specimen(
-        "B4",
-        "score, train, score again",
-        "single-pass",
-        Rescored,
-        BookedOnce,
-        also=("causal", "normalised", "score-first", "coverage"),
-        sources=(991, 1004),
-    ),
-    Specimen(
-        "B5",
-        "cache filled in a first pass",
-        "single-pass",
-        TwoPassCache,
-        OnePassCache,
-        also=("causal", "normalised", "score-first"),
-        sources=(846, 853, 868, 869, 870, 888, 959, 986),
-    ),
-    Specimen(
-        "B6",
-        "two passes, own count left out",
-        "causal",
-        LeaveOneOut,
-        OnePassCache,
-        also=("single-pass", "normalised", "score-first"),
-        sources=(881,),
-    ),
-)
