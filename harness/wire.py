@@ -1,23 +1,22 @@
 """Messages between ranks: small ones, rank 0 to each other rank and back, over a gloo group of their own.
 
-A message is a kind, a few plain values and some arrays; nothing in it is executed.  Frame: int64 length, then
-``uint32 head length | msgpack head | arrays, one after the other``.
+A message is a kind, a few plain values and some arrays; nothing in it is executed.  On the line: int64 length, then a frame
+(:mod:`evalkit.frames`).
 """
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from evalkit import frames
 from evalkit.adapters.base import Rows, Side
 from evalkit.errors import EvalkitError
 from evalkit.models.rows import Answer, Question
@@ -25,7 +24,6 @@ from evalkit.models.rows import Answer, Question
 MAX_MESSAGE = 1 << 36
 UNDER_WAY = 1 << 20
 """Bytes that may wait on one line for their receiver: some hundred units; a message that is longer is waited for."""
-_DTYPES = ("<f8", "<f4", "<i4", "<i8", "|u1", "|b1")
 
 
 @dataclass(frozen=True)
@@ -47,36 +45,12 @@ class Lost(EvalkitError):
 
 def encode(message: Message) -> bytearray:
     """The frame, each array copied once."""
-    table = []
-    for name, array in message.arrays.items():
-        if array.dtype.str not in _DTYPES:
-            raise EvalkitError(f"array '{name}' of message '{message.kind}' is {array.dtype}, the wire takes {_DTYPES}")
-        table.append((name, array.dtype.str, array.shape))
-    head = msgspec.msgpack.encode((message.kind, message.values, table))
-    frame = bytearray(4 + len(head) + sum(a.nbytes for a in message.arrays.values()))
-    struct.pack_into("<I", frame, 0, len(head))
-    at = 4 + len(head)
-    frame[4:at] = head
-    for array in message.arrays.values():
-        frame[at : at + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-        at += array.nbytes
-    return frame
+    return frames.encode((message.kind, message.values), message.arrays)
 
 
 def decode(frame: bytes | bytearray | memoryview) -> Message:
     """Inverse of :func:`encode`; EvalkitError on a frame whose lengths do not add up."""
-    frame = memoryview(frame)
-    (size,) = struct.unpack_from("<I", frame)
-    kind, values, table = msgspec.msgpack.decode(frame[4 : 4 + size])
-    arrays, at = dict[str, np.ndarray](), 4 + size
-    for name, dtype, shape in table:
-        count = int(np.prod(shape, dtype=np.int64))
-        end = at + count * np.dtype(dtype).itemsize
-        if dtype not in _DTYPES or end > len(frame):
-            raise EvalkitError(f"a message of {len(frame)} bytes claims an array '{name}' that ends at {end}")
-        # bytes(): a view would begin anywhere, and the kernels read doubles where doubles may stand
-        arrays[name] = np.frombuffer(bytes(frame[at:end]), dtype=dtype).reshape(shape)
-        at = end
+    (kind, values), arrays = frames.decode(frame)
     return Message(kind, values, arrays)
 
 

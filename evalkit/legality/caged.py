@@ -70,12 +70,12 @@ def serve(target: str, inbound: int, outbound: int, memory: int) -> None:
     try:
         box = LocalBox(scorer_factory(target))
     except ScorerFault as fault:
-        return wire.send(outbound, {"fault": "load", "message": str(fault)})
+        return wire.send(outbound, {"fault": "load", "message": _plain_text(str(fault))})
     except MemoryError:
         return wire.send(outbound, {"fault": "memory", "message": "the factory ran out of memory"})
     except BaseException as fault:
         return wire.send(
-            outbound, {"fault": "load", "message": f"{target} raised {type(fault).__name__}: {fault}"[:2000]}
+            outbound, {"fault": "load", "message": _plain_text(f"{target} raised {type(fault).__name__}: {fault}")}
         )
     facts = {
         name: getattr(box.facts, name)
@@ -101,12 +101,18 @@ def answer(box: LocalBox, header: dict[str, Any], arrays: list[Any]) -> tuple[di
         result = box.score(given) if header["face"] == "score" else box.ask(header["face"], given)
         kind, parts = pack(result)
     except ScorerFault as fault:
-        return {"fault": fault.kind, "message": str(fault)[:2000]}, []
+        return {"fault": fault.kind, "message": _plain_text(str(fault))}, []
     except MemoryError:
         return {"fault": "memory", "message": f"{header['face']}() ran out of memory"}, []
     except Exception as fault:
-        return {"fault": "shape", "message": f"{header['face']}() answered what cannot be read: {fault}"[:2000]}, []
+        said = _plain_text(f"{header['face']}() answered what cannot be read: {fault}")
+        return {"fault": "shape", "message": said}, []
     return {"kind": kind, "seconds": box.meter.seconds - seconds}, parts
+
+
+def _plain_text(words: str) -> str:
+    """The beginning of what a stranger's exception says, as UTF-8 can carry it."""
+    return words[:2000].encode("utf-8", "backslashreplace").decode()
 
 
 def pack(result: Any) -> tuple[str, list[Any]]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import time
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from evalkit import frames
 from evalkit.legality import wire
 
 
@@ -47,9 +49,13 @@ def test_arrays_arrive_bit_for_bit(a, b):
     assert np.array_equal(d, b)
 
 
-def frame(header: object, payload: bytes = b"", magic: bytes = b"EVB1") -> bytes:
-    text = json.dumps(header).encode()
-    return wire.PREFIX.pack(magic, len(text), len(payload)) + text + payload
+def frame(values: object, table: object = (), payload: bytes = b"", magic: bytes = b"EVB2") -> bytes:
+    head = msgspec.msgpack.encode((values, table))
+    block = len(head).to_bytes(4, "little") + head + payload
+    return wire.PREFIX.pack(magic, len(block)) + block
+
+
+NUMBERS = b"12345678"
 
 
 @pytest.mark.parametrize(
@@ -57,22 +63,33 @@ def frame(header: object, payload: bytes = b"", magic: bytes = b"EVB1") -> bytes
     [
         b"",
         b"EVB",
-        frame({"parts": []}, magic=b"EVIL"),
-        wire.PREFIX.pack(b"EVB1", 1 << 30, 0),
-        wire.PREFIX.pack(b"EVB1", 2, 1 << 40) + b"{}",
-        wire.PREFIX.pack(b"EVB1", 4, 0) + b"\xff\xfe{}",
-        frame({}),
+        frame({}, magic=b"EVIL"),
+        wire.PREFIX.pack(b"EVB2", 1 << 40) + b"{}",
+        wire.PREFIX.pack(b"EVB2", 2) + b"ab",
+        wire.PREFIX.pack(b"EVB2", 6) + b"\xff\xff\xff\xff\x80\x80",
+        wire.PREFIX.pack(b"EVB2", 6) + b"\x02\0\0\0\xff\xfe",
         frame([1, 2]),
-        frame({"parts": [{"dtype": "|O8", "shape": [1]}]}, b"12345678"),
-        frame({"parts": [{"dtype": "<f8", "shape": [1 << 40]}]}, b"12345678"),
-        frame({"parts": [{"dtype": "<f8", "shape": [-1]}]}, b"12345678"),
-        frame({"parts": [{"dtype": "<f8", "shape": [1]}]}, b"123456789"),
-        frame({"parts": [{"dtype": "<f8", "shape": ["x"]}]}, b"12345678"),
+        frame({}, [("a", "|O8", [1])], NUMBERS),
+        frame({}, [("a", "<f8", [1 << 40])], NUMBERS),
+        frame({}, [("a", "<f8", [1 << 32, 1 << 32])], NUMBERS),
+        frame({}, [("a", "<f8", [-1])], NUMBERS),
+        frame({}, [("a", "<f8", [1])], NUMBERS + b"9"),
+        frame({}, [("a", "<f8", ["x"])], NUMBERS),
+        frame({}, ["a"], NUMBERS),
     ],
 )
 def test_what_is_no_frame_is_refused(data: bytes):
     with pytest.raises(wire.WireError):
         receive_raw(data)
+
+
+@given(st.binary(max_size=60), st.integers(0, 200), st.integers(0, 255))
+def test_a_damaged_frame_is_refused_or_read_and_nothing_else(tail: bytes, at: int, value: int):
+    data = bytearray(frames.encode({"face": "score"}, {"0": np.arange(4), "1": np.zeros((2, 3))}))
+    data[at % len(data)] = value
+    for block in (data, data[: at % len(data)], data + tail, tail):
+        with contextlib.suppress(frames.FrameError):
+            frames.decode(block)
 
 
 def test_silence_ends_at_the_deadline():
