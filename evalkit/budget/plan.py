@@ -16,23 +16,29 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from evalkit.adapters.base import Learner, Needs
 from evalkit.adapters.registry import make_adapter
 from evalkit.budget.calibrate import period_of
-from evalkit.budget.costs import DEVICE, FLOOR, HOST, LEARN, ChunkCost, CostModel, Watch, fit, place_of
+from evalkit.budget.costs import DEVICE, FLOOR, HOST, LEARN, ChunkCost, CostModel, Watch, fit
+from evalkit.budget.diary import (
+    Diary,
+    Measured,
+    in_common,
+    of_documents,
+    whole_documents,
+)
 from evalkit.budget.forecast import Seconds, Shape, one_after_the_other
+from evalkit.budget.gain import whole_gain
 from evalkit.budget.hardware import Target
+from evalkit.budget.ladders import Ladder, Spec, label
 from evalkit.budget.profile import moved
 from evalkit.budget.work import count_work, input_tokens, shape_of
 from evalkit.errors import InputError
@@ -40,14 +46,10 @@ from evalkit.models.device import device_name
 from evalkit.models.forward import WindowForward
 from evalkit.plan import Plan, parse_plan
 from evalkit.scoring.guard import Deadline
-from evalkit.scoring.journal import decode_line, encode_line
 from evalkit.scoring.score import ScoreOptions, score
 from evalkit.scoring.sentinel import rows_a_chunk
 from evalkit.scoring.statistics import paired_interval
 from evalkit.units import LN2
-
-Spec = tuple[str, dict[str, Any]]
-"""An adapter's name and raw settings."""
 
 RUNGS = (0.5, 0.3, 0.2)
 """Shares of the searching seconds: the first rung has the most candidates, the last the most documents for each."""
@@ -67,61 +69,6 @@ LEARNING = 3.0
 """Forward passes that one pass of learning is expected to cost before it is measured."""
 EXPERTS = 0.5
 """The same for experts."""
-DRAWS = 1000
-SCHEMA = 2
-
-COUNTS: tuple[Spec, ...] = (
-    ("ppm", {"counts": "continuations", "fast": 0.5}),
-    ("match", {}),
-    ("best_agree", {}),
-    ("hedge", {}),
-)
-BEST: tuple[Spec, ...] = (("log_bias", {"global_prior": 32.0, "document_prior": 3.0}), *COUNTS)
-"""recipes/experts.toml: the one that reads whole rows first, the others on columns."""
-ON_ROWS: tuple[Spec, ...] = (*COUNTS, ("log_bias", {}), ("temperature", {}))
-"""0.0003 BPB lower on the bundled sample, for three times the seconds or more."""
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """Candidates are the prefixes of ``experts`` behind all ``learners``."""
-
-    plan: str
-    learners: tuple[Spec, ...] = ()
-    experts: tuple[Spec, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return label(self.plan, [*self.learners, *self.experts])
-
-
-def label(plan: str, adapters: Sequence[Spec]) -> str:
-    """``banded:window=512 | ppm:fast=0.5 + match``."""
-    words = [f"{n}:{','.join(f'{k}={_value(v)}' for k, v in raw.items())}" if raw else n for n, raw in adapters]
-    return f"{plan} | {' + '.join(words) or 'no adapter'}"
-
-
-def _value(value: Any) -> str:
-    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
-
-
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of the search.  nats [S+1][D] of the model, learners and experts; bytes, targets [D]."""
-
-    key: str
-    targets: int
-    doc_targets: list[int]
-    bytes: list[int]
-    nats: list[list[float]]
-    wall: float
-    elapsed: float
-    """With start and finish: what it took of the search's time."""
-    cpu: float
-    """Processor seconds of the process over ``elapsed``."""
-    verbs: dict[str, float]
-    """Seconds of the loop by verb, first chunk included."""
-    chunks: list[tuple[int, int, dict[str, float]]]
-    complete: bool
 
 
 @dataclass(frozen=True)
@@ -233,105 +180,6 @@ def elsewhere(target: Target, model: Any, stream: Any, batch_tokens: int) -> Pla
     return place
 
 
-def ladders_for(
-    model: Any, ask: Ask, *, ranks: int = 1, corpus: str | None = None, own: Ladder | None = None
-) -> tuple[str, list[Ladder]]:
-    """(plan of the plain pass, ladders): what this model can do, the likeliest first."""
-    window = min(512, model.max_seq_len or 512)
-    block = ask.chunk_tokens if ask.chunk_tokens < 2048 else 2048
-    segment = 0 if ranks == 1 else ask.chunk_tokens
-    banded = "banded" in model.can
-    plain = f"banded:window={window},block={block},segment={segment}" if banded else f"disjoint:seq_len={window}"
-    wide = 2 * window if model.max_seq_len is None or model.max_seq_len >= 2 * window else 0
-    best = BEST
-    if corpus is not None:
-        best = tuple((n, {**raw, "corpus": corpus} if n == "ppm" else raw) for n, raw in BEST)
-    first = [Ladder(plain, (), best)] + ([Ladder(plain, (), BEST)] if corpus is not None else [])
-    sliding = [f"sliding:seq_len={window},stride={window // k}" for k in (2, 4, 8, 16) if window // k]
-    likely, others = (
-        sliding[:1],
-        [*sliding[1:], *([] if plain.startswith("disjoint") else [f"disjoint:seq_len={window}"])],
-    )
-    if banded:
-        likely = [f"banded:window={wide},block={block},segment={segment}"] if wide else sliding[:1]
-        others = [sliding[2], f"banded:window={window // 2},block={block},segment={segment}", others[-1], sliding[3]]
-    learners = list[Ladder]()
-    if "parameters" in model.can:
-        short = plain.replace(f"block={block}", "block=256") if banded else f"disjoint:seq_len={min(256, window)}"
-        apart = f"document:seq_len={window},stride={max(1, window // 2)}"
-        lanes = {"lanes": 16, "chunk": max(1, window // 2), "targets": ["q", "v", "o", "mlp"]}
-        learners = [
-            Ladder(apart, (("lora_lanes", lanes),), best),
-            Ladder(short, (("muon_ttt", {"epochs": 1}),), best),
-            Ladder(short, (("muon_ttt", {"epochs": 2}),), best),
-        ]
-    found = [*first, *(Ladder(p, (), best) for p in likely), *learners[:2], *(Ladder(p, (), best) for p in others)]
-    found += [*learners[2:], Ladder(plain, (), (("ppm", {}),)), Ladder(plain, (), ON_ROWS)]
-    return plain, [own, *found] if own else found
-
-
-def of_documents(stream: Any, documents: Sequence[int]) -> Any:
-    """A stream of these whole documents, in this order; the target behind the last one (the next BOS) is not in it."""
-    ends = np.append(stream.doc_start[1:], len(stream.tokens))
-    parts = [stream.tokens[stream.doc_start[d] : ends[d]] for d in documents]
-    sizes = [len(p) for p in parts]
-    return replace(
-        stream,
-        tokens=np.concatenate(parts),
-        doc_start=np.cumsum([0, *sizes[:-1]]).astype(np.int64),
-        doc_bytes=stream.doc_bytes[list(documents)],
-        doc_names=tuple(stream.doc_names[d] for d in documents),
-        folded={},
-    )
-
-
-def whole_documents(sizes: Sequence[int], order: Sequence[int], targets: int) -> list[int]:
-    """Documents in this order until ``targets`` are there; one that would overshoot by a quarter is passed over."""
-    kept, held = list[int](), 0
-    for d in order:
-        if held >= targets:
-            break
-        if held + sizes[d] <= 1.25 * targets or (not kept and sizes[d] <= 2 * targets):
-            kept.append(d)
-            held += sizes[d]
-    return kept or [min(order, key=lambda d: sizes[d])]
-
-
-class Diary:
-    """Finished runs, one checksummed line each, on disk before the next begins.  InputError for another search's."""
-
-    def __init__(self, path: Path, fingerprint: dict[str, Any]) -> None:
-        self.path, self.known = path, dict[str, Measured]()
-        header = {"schema": SCHEMA, "fingerprint": fingerprint}
-        good = 0
-        for i, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else []):
-            record = decode_line(line)
-            if record is None:
-                break
-            if i == 0 and record != json.loads(json.dumps(header)):
-                raise InputError(
-                    f"{path}: another search was kept here (other model, text or budget); give another --out"
-                )
-            if i:
-                run = msgspec.convert(record, Measured)
-                self.known[run.key] = run
-            good += len(line)
-        if good:
-            os.truncate(path, good)
-        else:
-            path.write_bytes(encode_line(header))
-
-    def add(self, run: Measured) -> Measured:
-        """What a later call will read, keys in the same order: sums are the same to the bit."""
-        line = encode_line(msgspec.to_builtins(run))
-        with self.path.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        self.known[run.key] = msgspec.convert(decode_line(line), Measured)
-        return self.known[run.key]
-
-
 class Search:
     """One search.  ``say`` gets a line of progress."""
 
@@ -408,12 +256,12 @@ class Search:
         """Search, choose, and estimate the choice on the held-back documents."""
         ask = self.ask
         probe = self.run(plain, (), whole_documents(self.sizes, self.searched, 3 * ask.chunk_tokens), self._searching)
-        pace = _pace(probe)
+        pace = probe.pace()
         self.say(
             f"the plain pass ({plain}) takes about {pace * ask.targets:.1f} s for {ask.targets:,} targets; the search "
             f"takes at most {ask.seconds:.1f} s"
         )
-        self._note(0, plain, (), probe, probe, _parts(probe, probe.targets))
+        self._note(0, plain, (), probe, probe, probe.parts())
         left = self._affordable(plain, pace, ladders)
         for rung, part in enumerate(RUNGS):
             if not left:
@@ -477,21 +325,21 @@ class Search:
                 self.left_out.setdefault(ladder.name, "stopped: it took more than was left of the search's time")
                 continue
             self._prior[ladder.name] = found.wall / found.targets
-            self._note(rung, plain, (), base, base, _parts(base, base.targets))
+            self._note(rung, plain, (), base, base, base.parts())
             self._prefixes(rung, ladder, found, base)
             self.say(
                 f"rung {rung + 1}, {i}/{len(ladders)}: {found.targets:,} targets, {1e6 * found.wall / found.targets:.0f} "
-                f"us/target, {_bpb(found, -1):.4f} BPB (plain {_bpb(base, -1):.4f}), {self.spent:.0f} s spent: {ladder.name}"
+                f"us/target, {found.bpb(-1):.4f} BPB (plain {base.bpb(-1):.4f}), {self.spent:.0f} s spent: {ladder.name}"
             )
 
     def _prefixes(self, rung: int, ladder: Ladder, found: Measured, base: Measured) -> None:
         """Candidates of one run: its last stage as measured, the shorter ones less what the experts behind cost."""
-        whole = _parts(found, found.targets)
-        least = 0 if ladder.learners or ladder.plan != plan_of(base) else 1
+        whole = found.parts()
+        least = 0 if ladder.learners or ladder.plan != base.plan else 1
         for k in range(least, len(ladder.experts) + 1):
             stage = len(ladder.learners) + k
             parts = dict(whole)
-            bare = min(_parts(base, base.targets)[HOST], whole[HOST])
+            bare = min(base.parts()[HOST], whole[HOST])
             parts[HOST] = bare + (whole[HOST] - bare) * self._share(ladder.experts, k, base)
             self._note(rung, ladder.plan, (*ladder.learners, *ladder.experts[:k]), found, base, parts, stage)
 
@@ -499,13 +347,13 @@ class Search:
         """Of the seconds that all these experts cost, the share of the first k: measured once, on the plain plan."""
         if k in (0, len(experts)):
             return float(k > 0)
-        few, pace = whole_documents(self.sizes, documents_of(base), LEAST_TARGETS), list[float]()
+        few, pace = whole_documents(self.sizes, base.documents, LEAST_TARGETS), list[float]()
         for n in (0, k, len(experts)):
             name = json.dumps(experts[:n])
             if name not in self._step:
                 if self.spent + self._around + base.wall / base.targets * LEAST_TARGETS > self._searching:
                     return k / len(experts)
-                run = self.run(plan_of(base), experts[:n], few, self._searching)
+                run = self.run(base.plan, experts[:n], few, self._searching)
                 self._step[name] = run.wall / run.targets
             pace.append(self._step[name])
         return min(max((pace[1] - pace[0]) / max(pace[2] - pace[0], 1e-12), 0.0), 1.0)
@@ -590,7 +438,7 @@ class Search:
                 tried.append("the search's time was over before more could be tried")
                 break
             until = ask.seconds + dear * chunk
-            run, known = _common(self.run(best.plan, best.adapters, documents, until, exact=True), base)
+            run, known = in_common(self.run(best.plan, best.adapters, documents, until, exact=True), base)
             if len(run.bytes) < 2:
                 tried.append(f"{best.name}: the search had no time to confirm it; give --search-seconds more")
                 break
@@ -643,109 +491,6 @@ class Search:
             chosen, plain, size, beats, why, list(self.table.values()), self.left_out, self.spent,
             len(documents), len(self.searched), self.busy, tried,
         )  # fmt: skip
-
-
-def whole_gain(run: Measured, base: Measured, targets: int, seed: int = 0) -> tuple[float, float, float]:
-    """(gain, low, high) in BPB expected of a run of ``targets``, 95 %: documents of this run, and those of that one, vary.
-
-    Adapters gain more the more they have read.  A document's gain is taken to fall with the logarithm of its position,
-    gain(t) = a + b ln t with b <= 0, which is carried on to the longer run: its mean over 0..T is a + b (ln T - 1).  Carried on
-    even where b could be chance: a test for it first kept the gains of small samples flat, and runs gained up to a sixth more
-    than the far end of the interval.
-    """
-    size = np.array(run.bytes, np.float64)
-    bits = (np.array(run.nats[-1]) - np.array(base.nats[-1])) / LN2
-    ends = np.cumsum(run.doc_targets)
-    x = np.log(np.maximum(ends - np.array(run.doc_targets) / 2.0, 1.0))
-    keep = size > 0
-    size, bits, x = size[keep], bits[keep], x[keep]
-    if len(size) < 2:
-        gain = float(bits.sum() / size.sum()) if len(size) else 0.0
-        return gain, gain, gain
-    rng = np.random.default_rng(seed)
-    fresh = max(2, round(len(size) * targets / max(1, run.targets)))
-    mean = math.log(targets) - 1.0 if targets > run.targets else float((x * size).sum() / size.sum())
-    line = _falling(x, bits, size)
-    residual = bits - (line[0] + line[1] * x) * size
-    draws = np.empty(DRAWS)
-    for i in range(DRAWS):
-        pick = rng.integers(0, len(size), len(size))
-        a, b = _falling(x[pick], bits[pick], size[pick])
-        other = rng.integers(0, len(size), fresh)
-        draws[i] = a + b * mean + residual[other].sum() / size[other].sum()
-    low, high = np.quantile(draws, [0.025, 0.975])
-    gain, wide = line[0] + line[1] * mean, few_documents(len(size))
-    return gain, float(gain - wide * (gain - low)), float(gain + wide * (high - gain))
-
-
-def few_documents(n: int) -> float:
-    """How much wider a 95 % interval of n >= 2 documents is than the percentiles of their resamples: a resample's variance
-    is (n - 1) / n of the sample's, and Student's quantile (here by its expansion in 1 / n) stands where the normal one would.
-    """
-    z, v = 1.959964, n - 1
-    student = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v * v)
-    return student / z * math.sqrt(n / v)
-
-
-def _falling(x: np.ndarray, bits: np.ndarray, size: np.ndarray) -> tuple[float, float]:
-    """:func:`_line`, flat where it rises: what an adapter has read is not unlearned."""
-    a, b = _line(x, bits, size)
-    return (a, b) if b <= 0.0 else (float(bits.sum() / size.sum()), 0.0)
-
-
-def _line(x: np.ndarray, bits: np.ndarray, size: np.ndarray) -> tuple[float, float]:
-    """(a, b) of bits = (a + b x) size, weighted by size."""
-    total = size.sum()
-    centre = (x * size).sum() / total
-    spread = ((x - centre) ** 2 * size).sum()
-    slope = float(((x - centre) * bits).sum() / spread) if spread > 0 else 0.0
-    return float(bits.sum() / total - slope * centre), slope
-
-
-def _common(run: Measured, base: Measured) -> tuple[Measured, Measured]:
-    """Both without the documents that either of them had no time to finish."""
-    n = min(len(x.bytes) - (not x.complete) for x in (run, base))
-    cut = (
-        msgspec.structs.replace(
-            x,
-            doc_targets=x.doc_targets[:n],
-            targets=sum(x.doc_targets[:n]),
-            bytes=x.bytes[:n],
-            nats=[stage[:n] for stage in x.nats],
-        )
-        for x in (run, base)
-    )
-    first, second = cut
-    return first, second
-
-
-def _pace(run: Measured) -> float:
-    """Seconds a target without the first chunk."""
-    later = run.chunks[1:] or run.chunks
-    if not later:
-        raise InputError("the search's time was over before one chunk was scored: give --search-seconds more")
-    return sum(sum(s.values()) for _, _, s in later) / sum(hi - lo for lo, hi, _ in later)
-
-
-def _parts(run: Measured, targets: int) -> dict[str, float]:
-    """Seconds a target by place; what no span covers is the host's."""
-    parts = {DEVICE: 0.0, HOST: 0.0, LEARN: 0.0}
-    for verb, seconds in run.verbs.items():
-        parts[place_of(verb)] += seconds / targets
-    parts[HOST] += max(0.0, run.wall - sum(run.verbs.values())) / targets
-    return parts
-
-
-def plan_of(run: Measured) -> str:
-    return json.loads(run.key)[0]
-
-
-def documents_of(run: Measured) -> list[int]:
-    return json.loads(run.key)[2]
-
-
-def _bpb(run: Measured, stage: int) -> float:
-    return math.fsum(run.nats[stage]) / LN2 / sum(run.bytes)
 
 
 def more_seconds(found: Found) -> list[str]:

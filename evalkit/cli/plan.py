@@ -70,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
     from evalkit.adapters.registry import make_adapter
-    from evalkit.budget.plan import BUSY, Ask, Diary, Ladder, Search, ladders_for
+    from evalkit.budget.diary import Diary
+    from evalkit.budget.ladders import Ladder, ladders_for
+    from evalkit.budget.plan import BUSY, Ask, Search
     from evalkit.cli.session import open_parts, say
     from evalkit.legality.provenance import check_planned
     from evalkit.models.device import threads
@@ -105,7 +107,7 @@ def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
         seed=settings.seed,
     )
     own = Ladder(settings.plan, (), tuple(recipe.adapters)) if args.recipe and settings.plan else None
-    plain, ladders = ladders_for(model, ask, ranks=ranks, corpus=args.corpus, own=own and _families(own))
+    plain, ladders = ladders_for(model, ask.chunk_tokens, ranks=ranks, corpus=args.corpus, own=own and _families(own))
     used = [make_adapter(*a) for ladder in ladders for a in (*ladder.learners, *ladder.experts)]
     fingerprint = {
         "model": model.fingerprint,
