@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -85,9 +85,35 @@ def open_tokenizer(spec: str | Path | bytes | None) -> Tokenizer:
     return SentencePieceTokenizer.from_file(spec)
 
 
-class ByteTokenizer:
-    """byte260: pad 0, bos 1, eos 2, unk 3, byte b is 4 + b.  Any text, one token a byte."""
+class _Bytes:
+    """One token per byte of UTF-8; byte b is id ``first + b``."""
 
+    first: ClassVar[int] = 0
+    name: str
+    bos_id: int
+    pieces: PieceTable
+
+    def encode(self, text: str) -> Int32:
+        """int32 [n]."""
+        return np.frombuffer(utf8(text), np.uint8).astype(np.int32) + self.first
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Int32]:
+        return [self.encode(text) for text in texts]
+
+    def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
+        return decode_document(self.pieces, ids, self.bos_id, self.name)
+
+    def given_back(self, ids: npt.ArrayLike) -> bytes:
+        return (np.asarray(ids, np.int64) - self.first).astype(np.uint8).tobytes()
+
+    def losses(self, text: str, ids: Int32) -> str:
+        return ""
+
+
+class ByteTokenizer(_Bytes):
+    """byte260: pad 0, bos 1, eos 2, unk 3, byte b is 4 + b.  Any text, one token per byte."""
+
+    first = 4
     name = "byte260"
     vocab_size = 260
     bos_id = 1
@@ -97,26 +123,10 @@ class ByteTokenizer:
     def __init__(self) -> None:
         kinds = [PieceKind.CONTROL] * 3 + [PieceKind.UNKNOWN] + [PieceKind.BYTE] * 256
         texts = [b""] * 4 + [bytes([b]) for b in range(256)]
-        self.pieces: PieceTable = PieceTable.build(texts, kinds, leading_space_is_free=False)
-
-    def encode(self, text: str) -> Int32:
-        """UTF-8 bytes of the text plus 4: int32 [n]."""
-        return np.frombuffer(utf8(text), np.uint8).astype(np.int32) + 4
-
-    def encode_batch(self, texts: Sequence[str]) -> list[Int32]:
-        return [self.encode(text) for text in texts]
-
-    def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
-        return decode_document(self.pieces, ids, self.bos_id, self.name)
-
-    def given_back(self, ids: npt.ArrayLike) -> bytes:
-        return (np.asarray(ids, np.int64) - 4).astype(np.uint8).tobytes()
-
-    def losses(self, text: str, ids: Int32) -> str:
-        return ""
+        self.pieces = PieceTable.build(texts, kinds, leading_space_is_free=False)
 
 
-class RawByteTokenizer:
+class RawByteTokenizer(_Bytes):
     """Id b is byte b: 256 ids, for models that were made so.  One byte separates documents, and no document may hold it.
 
     0xC0, 0xC1 and 0xF5 to 0xFF never occur in UTF-8; 0 hardly does.
@@ -133,7 +143,7 @@ class RawByteTokenizer:
         self.fingerprint = hashlib.sha256(self.model_bytes).hexdigest()
         kinds = [PieceKind.CONTROL if b == separator else PieceKind.BYTE for b in range(256)]
         texts = [b"" if b == separator else bytes([b]) for b in range(256)]
-        self.pieces: PieceTable = PieceTable.build(texts, kinds, leading_space_is_free=False)
+        self.pieces = PieceTable.build(texts, kinds, leading_space_is_free=False)
 
     @classmethod
     def from_name(cls, name: str) -> RawByteTokenizer:
@@ -142,22 +152,6 @@ class RawByteTokenizer:
         if not (digits.isascii() and digits.isdigit() and len(digits) <= 3):
             raise InputError(f"tokenizer {name[:80]}: the separator is a byte, 0 to 255, for example {RAW_BYTES}0")
         return cls(int(digits))
-
-    def encode(self, text: str) -> Int32:
-        """UTF-8 bytes of the text: int32 [n]."""
-        return np.frombuffer(utf8(text), np.uint8).astype(np.int32)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[Int32]:
-        return [self.encode(text) for text in texts]
-
-    def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
-        return decode_document(self.pieces, ids, self.bos_id, self.name)
-
-    def given_back(self, ids: npt.ArrayLike) -> bytes:
-        return np.asarray(ids, np.int64).astype(np.uint8).tobytes()
-
-    def losses(self, text: str, ids: Int32) -> str:
-        return ""
 
 
 class SentencePieceTokenizer:
