@@ -39,10 +39,10 @@ demo: $(STAMP)
 	$(BIN)/evalkit eval --out runs/demo
 
 test: $(STAMP)
-	$(UNDER) $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	$(UNDER) $(BIN)/python -m pytest -n 2 --dist worksteal $(TESTS)
 
 test-all: $(STAMP)
-	EVALKIT_HYPOTHESIS=all $(UNDER) $(BIN)/python -m pytest -n 2 --dist loadfile -m '' $(TESTS)
+	EVALKIT_HYPOTHESIS=all $(UNDER) $(BIN)/python -m pytest -n 2 --dist worksteal -m '' $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -20,10 +20,10 @@ settings.register_profile(
     derandomize=True,
     deadline=None,
     database=None,
-    max_examples=60,
+    max_examples=20,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.register_profile("all", parent=settings.get_profile("ci"))
+settings.register_profile("all", parent=settings.get_profile("ci"), max_examples=60)
 settings.register_profile("search", parent=settings.get_profile("ci"), derandomize=False, max_examples=2000)
 settings.load_profile(os.environ.get("EVALKIT_HYPOTHESIS", "ci"))
 

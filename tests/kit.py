@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from evalkit.adapters.base import TokenLedger
 from evalkit.adapters.info import stream_info
 from evalkit.adapters.registry import parse_adapter
+from evalkit.legality.engine.toy import toy_scorer
+from evalkit.legality.scorer import LocalBox
 from evalkit.models.ek.config import GPTConfig
 from evalkit.models.ek.model import GPT
 from evalkit.models.golf import GolfGPT, GolfOptions
@@ -73,6 +76,20 @@ def awake(config: GPTConfig, seed: int = 0, by: float = 0.2) -> GPT:
         for p in model.parameters():
             p.add_(by * torch.randn_like(p))
     return model
+
+
+def toy_box(make: Callable[[], Any], longest: int = 64) -> LocalBox:
+    """An adapter on the toy model as a black box that takes streams of ``longest`` tokens at most (0: any).
+
+    Short streams alone spare an audit its handshake on long ones, half of the work where few probes are asked.
+    """
+
+    def scorer() -> Any:
+        found: Any = toy_scorer([make()])
+        found.max_tokens = longest
+        return found
+
+    return LocalBox(scorer)
 
 
 def random_ids(length: int, seed: int = 0, *, vocab: int) -> torch.Tensor:

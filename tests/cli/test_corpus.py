@@ -34,6 +34,7 @@ from evalkit.scoring.score import score
 from evalkit.stream import open_texts
 from evalkit.stream.corpus import build_corpus, parse_corpus, read_corpus, write_corpus, write_with_trusts
 from evalkit.stream.tokenizer import ByteTokenizer, open_tokenizer
+from tests.kit import examples
 from tests.mutate import RAW, mutate
 
 PREFIX = struct.Struct("<8sIII")
@@ -102,7 +103,7 @@ def test_the_documents_most_like_a_text_are_kept(texts: Path, tmp_path: Path) ->
 
 
 @given(text=st.binary(max_size=400), seed=st.integers(0, 99))
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 def test_sequences_of_words_are_the_twins(text: bytes, seed: int) -> None:
     text = text + b" " + document(seed).encode() + text
     words = [zlib.crc32(w) for w in re.findall(rb"[a-z0-9]+", text.lower())]

@@ -50,7 +50,7 @@ def _evalkit(*arguments: str) -> tuple[str, ...]:
     [
         pytest.param(("-m", "evalkit", "eval", *FEW), id="module"),
         pytest.param(_evalkit("eval", *FEW), id="script", marks=pytest.mark.slow),
-        pytest.param(_evalkit("eval", "--nproc", "2", *FEW), id="two-ranks"),
+        pytest.param(_evalkit("eval", "--nproc", "2", *FEW), id="two-ranks", marks=pytest.mark.slow),
     ],
 )
 def test_eval_beside_files_of_the_same_names(crowded: Path, command: tuple[str, ...]):
@@ -71,6 +71,7 @@ def test_torchrun_beside_files_of_the_same_names(crowded: Path):
     assert (done.returncode, json.loads(done.stdout)["totals"]["targets"]) == (0, 300), done.stderr
 
 
+@pytest.mark.slow
 def test_training_beside_files_of_the_same_names(crowded: Path):
     flags = ("--recipe", "smoke", "--data", "notes.jsonl", "--out", "run", "--set", "run.steps=2")
     done = _run(crowded, *_evalkit("train", *flags))

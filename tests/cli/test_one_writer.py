@@ -63,6 +63,7 @@ def test_a_second_process_is_refused_with_a_sentence(evalkit, holder, checkpoint
     assert evalkit(*command).code == 0
 
 
+@pytest.mark.slow
 def test_two_evals_into_one_folder_leave_one_run(checkpoint: Path, text: Path, tmp_path: Path) -> None:
     """Two real processes at once: one scores and the other is refused, or starts when the first is done."""
     flags = [

@@ -24,7 +24,7 @@ class Killed(Exception):
 
 @pytest.fixture
 def long_text(tmp_path: Path) -> Path:
-    lines = (f"Record {i}: value {i * i % 97} for key {i % 13}, seen {i % 5} times.\n" for i in range(700))
+    lines = (f"Record {i}: value {i * i % 97} for key {i % 13}, seen {i % 5} times.\n" for i in range(240))
     path = tmp_path / "long.txt"
     path.write_text("".join(lines), encoding="utf-8")
     return path

@@ -14,11 +14,10 @@ from evalkit.adapters.registry import parse_adapter
 from evalkit.cli.main import main
 from evalkit.legality.certificate import bundle
 from evalkit.legality.effort import Effort
-from evalkit.legality.engine.toy import toy_scorer
 from evalkit.legality.referee import audit
-from evalkit.legality.scorer import LocalBox
 from evalkit.stream.shard import read_shard
 from evalkit.stream.tokenizer import ByteTokenizer
+from tests.kit import toy_box
 
 SPEC = "lora_lanes:lanes=3,chunk=8,rank=2,lr=0.05,targets=[q,v,mlp]"
 SMALL = Effort(length=24, streams=1, cuts=12, forks=1, long_length=0, latin_length=0, own=0, shrink=4)
@@ -70,7 +69,7 @@ class Unwashed(LoraLanes):
 
 def verdict_of(cls: type[LoraLanes]) -> Any:
     settings = parse_adapter(SPEC).settings
-    return audit(LocalBox(lambda: toy_scorer([cls(settings)])), target=cls.__name__, effort=SMALL)
+    return audit(toy_box(lambda: cls(settings)), target=cls.__name__, effort=SMALL)
 
 
 def test_honest_lanes_pass() -> None:
@@ -96,6 +95,7 @@ def test_lanes_that_keep_what_another_document_learned_are_caught() -> None:
     assert found.ledgers["declared"].status == "violated"
 
 
+@pytest.mark.slow
 def test_a_step_in_other_lanes_reaches_no_other_document() -> None:
     """By construction: documents are units of work, and a lane is washed where one begins."""
     found = verdict_of(Neighbours)

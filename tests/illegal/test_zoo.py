@@ -19,7 +19,7 @@ def few(name: str) -> bool:
     return name == "P2" or not find(name)[2]
 
 
-@pytest.mark.parametrize("name", every_target())
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "P2:fix")) for n in every_target()])
 def test_the_audit_names_the_broken_law_and_only_that(name: str) -> None:
     row, verdict = examine(name, seed=0, effort=FEW if few(name) else QUICK)
     assert row["right"], f"expected {row['expected']}, found {row['laws']}: {verdict.reason}"

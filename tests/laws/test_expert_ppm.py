@@ -11,10 +11,10 @@ from evalkit import _native
 from evalkit.adapters.experts.ppm import PpmSettings
 from evalkit.adapters.registry import make_adapter
 from evalkit.errors import InputError
-from tests.kit import phrases, random_rows
+from tests.kit import examples, phrases, random_rows
 from tests.twins.ppm import NaiveDirichlet, NaiveLearned
 
-law = settings(max_examples=25, deadline=None, derandomize=True)
+law = settings(max_examples=examples(25), deadline=None, derandomize=True)
 FIRST_CHUNK = 4096 * 44 + 8 * (1 << 13)
 """The smallest table of continuations: nodes and slots, bytes."""
 
@@ -144,7 +144,7 @@ def test_learned_rows_are_the_twins(
         twin.observe(int(x[t]))
 
 
-@settings(law, max_examples=8)
+@settings(law, max_examples=examples(8))
 @given(seed=st.integers(0, 2**32 - 1), spare=st.sampled_from([0, 4096 * 44, 1 << 20]))
 def test_full_continuations_are_the_twins(seed: int, spare: int) -> None:
     """No new n-gram after the bound is met, known ones go on counting; rows sum to 1, memory stays below."""

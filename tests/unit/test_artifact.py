@@ -26,7 +26,7 @@ from evalkit.models.ek.model import GPT
 from evalkit.train import tokenizer
 from evalkit.train.quant.plan import Coded, quantise
 from evalkit.train.recipe import Export
-from tests.kit import awake
+from tests.kit import awake, examples
 
 CONFIG = GPTConfig(vocab_size=270, layers=2, width=32, head_dim=16, rope_dims=8, gate_dims=6, max_seq_len=64)
 
@@ -113,7 +113,7 @@ def refused(tmp_path: Path, data: bytes) -> str:
 
 
 @given(at=st.integers(0, 10**9), bit=st.integers(0, 7))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_one_flipped_bit_is_refused(file: Path, tmp_path: Path, at: int, bit: int) -> None:
     data = bytearray(file.read_bytes())
     data[at % len(data)] ^= 1 << bit
@@ -121,7 +121,7 @@ def test_one_flipped_bit_is_refused(file: Path, tmp_path: Path, at: int, bit: in
 
 
 @given(keep=st.integers(0, 10**9))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_truncated_file_is_refused(file: Path, tmp_path: Path, keep: int) -> None:
     data = file.read_bytes()
     refused(tmp_path, data[: keep % len(data)])

@@ -13,23 +13,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from evalkit.budget.diary import Diary, Measured, of_documents, whole_documents
 from evalkit.budget.forecast import Seconds
-from evalkit.budget.plan import (
-    BEST,
-    Ask,
-    Candidate,
-    Diary,
-    Measured,
-    Search,
-    choose,
-    few_documents,
-    here,
-    label,
-    ladders_for,
-    of_documents,
-    whole_documents,
-    whole_gain,
-)
+from evalkit.budget.gain import few_documents, whole_gain
+from evalkit.budget.ladders import BEST, label, ladders_for
+from evalkit.budget.plan import Ask, Candidate, Search, choose, here
 from evalkit.cli.main import main
 from evalkit.report.plan import by_rung
 from evalkit.stream import open_texts
@@ -104,7 +92,9 @@ def test_samples_are_whole_documents() -> None:
     assert whole_documents([5000, 900], [0, 1], 10) == [1]
 
 
-@pytest.mark.parametrize("seconds", [0.5, 2.0, 10.0, 60.0])
+@pytest.mark.parametrize(
+    "seconds", [0.5, pytest.param(2.0, marks=pytest.mark.slow), pytest.param(10.0, marks=pytest.mark.slow), 60.0]
+)
 def test_a_search_keeps_to_its_seconds_and_a_learner_stays_in_it(
     seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +119,7 @@ def test_a_search_keeps_to_its_seconds_and_a_learner_stays_in_it(
 
     monkeypatch.setattr(Search, "_run", run)
     ask = Ask(seconds, 40_000, seconds, here, chunk_tokens=chunk)
-    plain, ladders = ladders_for(model, ask)
+    plain, ladders = ladders_for(model, ask.chunk_tokens)
     found = Search(model, stream, ask, Diary(tmp_path / "search.jsonl", {}), lambda text: None).find(plain, ladders)
     slowest = max(pace.values()) * chunk
     assert (
@@ -163,7 +153,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(folder: Path, *more: str) -> list[str]:
     model = ["--checkpoint", str(folder / "model.pt"), "--tokenizer", "byte", "--threads", "1"]
     text = ["--text", str(folder / "mine.jsonl"), "--budget", "3600", "--targets", "4000"]
-    return ["plan", *model, *text, "--search-seconds", "6", "--out", str(folder / "out"), *more]
+    return ["plan", *model, *text, "--search-seconds", "3", "--out", str(folder / "out"), *more]
 
 
 def test_a_plan_is_a_recipe_with_a_reason_and_a_machine_form(planned: Path) -> None:

@@ -47,7 +47,7 @@ def test_an_adapter_is_legal_and_runs_in_a_stack(tmp_path: Path, capsys: pytest.
     from evalkit.testing import check_adapter
 
     adapter = example("my_adapter")["Recent"]
-    effort = Effort(length=16, streams=2, cuts=6, forks=8, long_length=0, long_cuts=0, long_forks=0)
+    effort = Effort(length=16, streams=1, cuts=4, forks=8, long_length=0, long_cuts=0, long_forks=0)
     assert check_adapter(adapter(), effort=effort).verdict == "legal"
     model, text = baseline(tmp_path / "m.pt", 0), tmp_path / "t.txt"
     text.write_text("the cat sat on the mat. " * 12)

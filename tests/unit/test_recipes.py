@@ -32,10 +32,10 @@ def test_a_recipe_for_this_machine_runs_and_its_head_names_its_command(name: str
     from evalkit.cli.main import main
 
     path = next(p for p in RECIPES if p.stem == name)
-    assert main(["eval", str(path), "--limit-tokens", "1100", "--threads", "1", "--json", "-"]) == 0
+    assert main(["eval", str(path), "--limit-tokens", "700", "--threads", "1", "--json", "-"]) == 0
     run = json.loads(capsys.readouterr().out)
     assert run["complete"]
-    assert run["totals"]["targets"] == 1100
+    assert run["totals"]["targets"] == 700
     assert run["totals"]["bpb"] < run["totals"]["base_bpb"] + 0.02
     head = path.read_text(encoding="utf-8").split("[run]")[0]
     assert f"evalkit eval recipes/{name}.toml" in head

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from evalkit.report.seeds import paired_t, student_tail, welch_t
 from evalkit.scoring import statistics
 from evalkit.units import LN2
+from tests.kit import examples
 from tests.twins.statistics import paired_interval_naive
 
 DOCUMENT = st.tuples(st.floats(-1e4, 1e4, allow_nan=False), st.integers(0, 10_000))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(documents=st.lists(DOCUMENT, max_size=12), seed=st.integers(0, 2**32))
 def test_the_interval_equals_the_plain_twin(monkeypatch: pytest.MonkeyPatch, documents: list, seed: int) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 101)
@@ -38,7 +39,7 @@ def test_equal_rates_leave_no_doubt(rate: float, sizes: list[int]) -> None:
 
 
 @given(seed=st.integers(0, 1000), shift=st.floats(-1, 1))
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 def test_a_shift_moves_the_interval(monkeypatch: pytest.MonkeyPatch, seed: int, shift: float) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 200)
     draw = np.random.default_rng(seed)

@@ -21,6 +21,7 @@ from evalkit.cli.main import main
 from evalkit.errors import InputError
 from evalkit.models.base import Model
 from evalkit.stream import open_tokenizer
+from tests.kit import examples
 from tests.twins.rwkv import naive_logits, naive_recurrence
 
 PLUGIN = Path(__file__).resolve().parents[2] / "examples" / "rwkv_door"
@@ -100,7 +101,7 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(length=st.integers(1, 100), seed=st.integers(0, 5), least=st.sampled_from([0.0, 1e-30, 1e-3, 0.3, 0.9]))
 def test_pieces_of_the_recurrence_are_the_plain_loop(door: Any, length: int, seed: int, least: float) -> None:
     rng = np.random.default_rng(seed)
@@ -205,7 +206,7 @@ def test_a_run_is_audited(
     door: Any, file: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluate(capsys, "--checkpoint", file, "--text", text, "--adapter", "ppm", "--out", tmp_path / "r")
-    assert main(["audit", str(tmp_path / "r"), "--probes", "120", "--json", str(tmp_path / "v.json")]) == 0
+    assert main(["audit", str(tmp_path / "r"), "--probes", "60", "--json", str(tmp_path / "v.json")]) == 0
     assert json.loads((tmp_path / "v.json").read_text())["verdict"] == "legal"
 
 

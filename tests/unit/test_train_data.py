@@ -22,6 +22,7 @@ from evalkit.train.data import overlap
 from evalkit.train.data.__main__ import main
 from evalkit.train.data.coprime import compiled_gather
 from evalkit.train.data.write import write_shards
+from tests.kit import examples
 from tests.twins.gather import gather as gather_naive
 
 TEXTS = [f"Document {i} says that {i * i} is the square of {i}, and that {i * 7 % 13} is not.\n" * 3 for i in range(60)]
@@ -42,7 +43,7 @@ def jsonl(path: Path, texts: list[str]) -> Path:
     rows=st.integers(0, 9),
     draw=st.randoms(use_true_random=False),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_the_compiled_gather_is_its_twin(sizes: list[int], width: int, rows: int, draw: object) -> None:
     rng = np.random.default_rng(draw.randrange(1 << 30))  # type: ignore[attr-defined]
     shards = tuple(rng.integers(0, 1 << 16, n, dtype=np.uint16) for n in sizes)
@@ -73,7 +74,7 @@ def test_the_compiled_gather_never_leaves_its_shards(shard: int, start: int) -> 
     first=st.integers(0, 500),
     count=st.integers(1, 60),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_coprime_shows_each_block_once_and_answers_by_number(
     sizes: list[int], seed: int, first: int, count: int
 ) -> None:
@@ -223,7 +224,7 @@ def test_near_copies_are_found_in_shards_without_manifests(tmp_path: Path, chang
 
 
 @given(n=st.integers(0, 80), seed=st.integers(0, 9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_span_hashes_depend_on_their_tokens_alone(n: int, seed: int) -> None:
     tokens = np.random.default_rng(seed).integers(0, 3, n, dtype=np.uint16)
     whole = overlap.spans(tokens)

@@ -28,7 +28,7 @@ def corpus() -> Corpus:
     return Corpus(shards=(tokens,), val=tokens[:600], val_bytes=1800, tokenizer_model=b"", fingerprint="golden")
 
 
-@pytest.mark.parametrize("precision", GOLDEN)
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_first_steps_are_those_of_the_bundled_checkpoint(precision: str, tmp_path: Path) -> None:
     overrides = ["run.tokens_per_step=1024", "run.threads=1", f"run.precision={precision}", "run.device=cpu"]
     trainer = Trainer(load_recipe("tiny-cpu", overrides), corpus(), tmp_path)

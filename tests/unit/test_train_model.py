@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from evalkit.errors import InputError
 from evalkit.models.ek.config import GPTConfig
 from evalkit.models.ek.model import GPT
-from tests.kit import awake, random_ids
+from tests.kit import awake, examples, random_ids
 from tests.twins.banded import banded_naive
 
 BOS = 1
@@ -38,7 +38,7 @@ def test_forward_is_head_of_hidden_and_batches_do_not_mix(kv_heads: int) -> None
 
 
 @given(at=st.integers(0, 39), seed=st.integers(0, 3))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 def test_logits_before_a_changed_token_do_not_move(at: int, seed: int) -> None:
     model, ids = awake(CONFIG), stream(40, seed)
     other = ids.clone()
@@ -61,7 +61,7 @@ def test_a_band_as_wide_as_the_stream_is_the_plain_forward() -> None:
 
 
 @given(window=st.integers(1, 40), cuts=st.lists(st.integers(1, 60), max_size=6), seed=st.integers(0, 3))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 def test_banded_in_any_calls_is_the_dense_band(window: int, cuts: list[int], seed: int) -> None:
     model, ids = awake(CONFIG), stream(61, seed)
     edges = sorted({0, 61, *cuts})

@@ -13,11 +13,12 @@ from evalkit.models.ek.config import GPTConfig
 from evalkit.models.ek.model import GPT
 from evalkit.train.optim import AdamW, Muon, orthogonalise, split_params
 from evalkit.train.schedule import lr_multiplier, progress, ramp
+from tests.kit import examples
 from tests.twins.optim import muon_naive, orthogonalise_naive
 
 
 @given(rows=st.integers(1, 24), cols=st.integers(1, 24), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_orthogonalise_is_its_float64_twin(rows: int, cols: int, seed: int) -> None:
     u = np.random.default_rng(seed).normal(size=(3, rows, cols))
     fast = orthogonalise(torch.from_numpy(u), torch.float64).numpy()

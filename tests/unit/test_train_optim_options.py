@@ -15,6 +15,7 @@ from evalkit.train.ranks import ALONE
 from evalkit.train.recipe import NEWTON
 from evalkit.train.switches.lawa import Lawa
 from evalkit.train.switches.swa import Swa
+from tests.kit import examples
 from tests.twins.optim import adamw_naive, ema_naive, normuon_naive, orthogonalise_naive, quintic_naive, turbo_naive
 
 TWINS = {"polar_express": orthogonalise_naive, "quintic": quintic_naive, "turbo": turbo_naive}
@@ -31,7 +32,7 @@ def muon(params: dict[str, nn.Parameter], **options: object) -> Muon:
 
 @pytest.mark.parametrize("method", NEWTON)
 @given(rows=st.integers(1, 20), cols=st.integers(1, 20), seed=st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_each_method_is_its_float64_twin(method: str, rows: int, cols: int, seed: int) -> None:
     u = np.random.default_rng(seed).normal(size=(3, rows, cols))
     fast = orthogonalise(torch.from_numpy(u), torch.float64, method).numpy()

@@ -17,6 +17,7 @@ from evalkit.train.quant.calibrate import hessians
 from evalkit.train.quant.gptq import gptq
 from evalkit.train.quant.plan import quantise
 from evalkit.train.recipe import Export
+from tests.kit import examples
 from tests.twins.gptq import gptq_naive
 
 
@@ -28,7 +29,7 @@ def problem(rows: int, cols: int, seed: int) -> tuple[np.ndarray, np.ndarray, np
 
 
 @given(rows=st.integers(1, 5), cols=st.integers(2, 20), seed=st.integers(0, 99), bits=st.integers(3, 8))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_gptq_is_its_brute_force_twin(rows: int, cols: int, seed: int, bits: int) -> None:
     weight, _, h = problem(rows, cols, seed)
     fast, slow = gptq(weight, h, bits, 8.0), gptq_naive(weight, h, bits, 8.0)
@@ -65,7 +66,7 @@ def test_inputs_that_never_fire_get_zero_weights() -> None:
 
 
 @given(bits=st.integers(2, 8), k=st.floats(1, 40), seed=st.integers(0, 9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_rounding_stays_on_the_grid_and_within_half_a_step(bits: int, k: float, seed: int) -> None:
     weight = np.random.default_rng(seed).normal(size=(4, 50)).astype(np.float32)
     grid = round_to_grid(weight, bits, k)
@@ -80,7 +81,7 @@ def test_rounding_stays_on_the_grid_and_within_half_a_step(bits: int, k: float, 
     symbols=st.lists(st.integers(-127, 127), min_size=1, max_size=300),
     copies=st.sampled_from([1, 1000]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_symbols_come_back(symbols: list[int], copies: int) -> None:
     array = np.repeat(np.array(symbols, dtype=np.int32), copies)
     lo, table = coder.frequencies(array)

@@ -24,6 +24,7 @@ from evalkit.train.quant.calibrate import text_batches
 from evalkit.train.quant.gptq import gptq, solve
 from evalkit.train.quant.names import bits_and_k, is_grid
 from evalkit.train.recipe import Export
+from tests.kit import examples
 from tests.twins.gptq import solve_naive
 
 SMALL = GPTConfig(vocab_size=260, layers=1, width=32, head_dim=16, rope_dims=8, gate_dims=6, max_seq_len=32)
@@ -36,7 +37,7 @@ def problem(rows: int, cols: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(seed=st.integers(0, 50), bits=st.integers(3, 8), groups=st.sampled_from([1, 2, 4]), rows=st.integers(1, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_gptq_on_groups_is_its_brute_force_twin(seed: int, bits: int, groups: int, rows: int) -> None:
     weight, h = problem(rows, 16, seed)
     step = np.repeat(np.random.default_rng(seed).uniform(0.05, 0.4, (rows, groups)), 16 // groups, axis=1)
@@ -54,7 +55,7 @@ def test_one_group_per_row_is_the_artifacts_grid() -> None:
 
 
 @given(bits=st.integers(3, 8), group=st.sampled_from([0, 4, 8, 7]), seed=st.integers(0, 20))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_the_largest_weight_is_not_clipped(bits: int, group: int, seed: int) -> None:
     weight, _ = problem(3, 16, seed)
     found = lab.quantise(weight, lab.Rule(bits, 0.0, group), None)

@@ -16,6 +16,7 @@ from evalkit.models.ek.container import read_artifact
 from evalkit.stream.shard import MAGIC, read_shard, write_shard
 from evalkit.train import data, tokenizer
 from evalkit.train.text import documents, is_held_out
+from tests.kit import examples
 
 TINY = Path(__file__).parents[2] / "evalkit" / "assets" / "tiny.ek"
 TEXTS = [
@@ -37,7 +38,7 @@ def processor(model: bytes) -> object:
 
 
 @given(text=st.text(alphabet=st.characters(codec="utf-8"), max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_any_text_comes_back(processor: object, text: str) -> None:
     assert tokenizer.decode(processor, tokenizer.encode(processor, text)) == text
 
@@ -112,7 +113,7 @@ def test_text_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
 
 
 @given(seed=st.integers(0, 9), rows=st.sampled_from([4, 8, 16]), first=st.integers(0, 30))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_a_batch_is_a_function_of_its_number(seed: int, rows: int, first: int) -> None:
     blocks = data.Blocks(np.arange(400, dtype=np.uint16), 16, seed)
     batch = blocks.batch(first, 3, rows)
