@@ -87,6 +87,34 @@ inline const std::int32_t* ids_per_target(const py::object& x, std::size_t n, st
     return ids;
 }
 
+// Candidates [n, k] of tokens [n], the targets in column 0.
+struct Candidates {
+    const std::int32_t* tokens;
+    std::size_t n;
+    const std::int32_t* cands;
+    std::size_t k;
+};
+
+// The ids of tokens are in range.
+inline void check_candidates(const Int32& tokens, const Int32& cands, std::uint32_t vocab, std::size_t k) {
+    const auto n = static_cast<std::size_t>(tokens.size());
+    check_shape(cands, n, k, "cands");
+    check_ids(cands, -1, vocab, "cands");
+    const std::int32_t* x = tokens.data();
+    const std::int32_t* c = cands.data();
+    for (std::size_t i = 0; i < n; ++i)
+        if (k == 0 || c[i * k] != x[i]) throw py::value_error("column 0 of cands must be tokens");
+}
+
+inline Candidates check_candidates(const Int32& tokens, const Int32& cands, std::uint32_t vocab) {
+    const std::size_t n = length(tokens, "tokens");
+    check_ids(tokens, 0, vocab, "tokens");
+    if (cands.ndim() != 2) throw py::value_error("cands must have 2 dimensions, not " + std::to_string(cands.ndim()));
+    const auto k = static_cast<std::size_t>(cands.shape(1));
+    check_candidates(tokens, cands, vocab, k);
+    return {tokens.data(), n, cands.data(), k};
+}
+
 // A checked chunk.  tokens: [n]; p: [n, k]; cands: [n, k], or null when k is the vocabulary.
 struct Columns {
     const std::int32_t* tokens;
@@ -104,14 +132,8 @@ inline Columns check_columns(const Int32& tokens, const py::object& cands, const
     check_shape(p, n, k, "p");
     if (cands.is_none()) return {tokens.data(), n, nullptr, k, p.data()};
     if (!py::isinstance<Int32>(cands)) throw py::type_error("cands must be None or a C-ordered int32 array");
-    const auto ids = py::reinterpret_borrow<Int32>(cands);
-    check_shape(ids, n, k, "cands");
-    check_ids(ids, -1, vocab, "cands");
-    const std::int32_t* x = tokens.data();
-    const std::int32_t* c = ids.data();
-    for (std::size_t i = 0; i < n; ++i)
-        if (k == 0 || c[i * k] != x[i]) throw py::value_error("column 0 of cands must be tokens");
-    return {x, n, c, k, p.data()};
+    check_candidates(tokens, py::reinterpret_borrow<Int32>(cands), vocab, k);
+    return {tokens.data(), n, py::reinterpret_borrow<Int32>(cands).data(), k, p.data()};
 }
 
 // An array of p's shape that f(double*) fills, Python running on.

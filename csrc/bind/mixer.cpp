@@ -24,6 +24,12 @@ class MixerFace {
         return filled(p, [&](double* to) { mixer_.score(c.tokens, c.n, c.cands, c.k, c.p, stages, side, to); });
     }
 
+    void count(const Int32& tokens, const Int32& cands) {
+        const Candidates c = check_candidates(tokens, cands, vocab_);
+        const py::gil_scoped_release quiet;
+        mixer_.count(c.tokens, c.n, c.cands, c.k);
+    }
+
     Float64 row(const Float64& p, const std::vector<Float64>& past, const py::object& entropy, const py::object& top_id) {
         check_row(p, vocab_);
         std::vector<const double*> stages;
@@ -108,6 +114,7 @@ void bind_mixer(pybind11::module_& m) {
         .def("begin", &MixerFace::begin, py::arg("first_token"))
         .def("score", &MixerFace::score, py::arg("tokens").noconvert(), py::arg("cands"), py::arg("p").noconvert(),
              py::arg("history").noconvert(), py::arg("entropy"), py::arg("top_id"))
+        .def("count", &MixerFace::count, py::arg("tokens").noconvert(), py::arg("cands").noconvert())
         .def("row", &MixerFace::row, py::arg("p").noconvert(), py::arg("history").noconvert(), py::arg("entropy"),
              py::arg("top_id"))
         .def("observe", &MixerFace::observe, py::arg("token"))

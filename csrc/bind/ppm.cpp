@@ -67,6 +67,13 @@ class LearnedFace {
         return filled(p, [&](double* to) { ppm_.score(c.tokens, c.n, c.cands, c.k, c.p, side, to); });
     }
 
+    void count(const Int32& tokens, const Int32& cands) {
+        check_begun();
+        const Candidates c = check_candidates(tokens, cands, vocab_);
+        const py::gil_scoped_release quiet;
+        ppm_.count(c.tokens, c.n, c.cands, c.k);
+    }
+
     Float64 row(const Float64& p, const py::object& entropy, const py::object& top) {
         check_begun();
         check_row(p, vocab_);
@@ -173,6 +180,7 @@ void bind_learned(py::module_& m, const char* name) {
         .def("begin", &Face::begin, py::arg("first_token"))
         .def("score", &Face::score, py::arg("tokens").noconvert(), py::arg("cands"), py::arg("p").noconvert(),
              py::arg("entropy"), py::arg("top"))
+        .def("count", &Face::count, py::arg("tokens").noconvert(), py::arg("cands").noconvert())
         .def("row", &Face::row, py::arg("p").noconvert(), py::arg("entropy"), py::arg("top"))
         .def("observe", &Face::observe, py::arg("token"))
         .def("replay", &Face::replay, py::arg("tokens").noconvert())

@@ -43,6 +43,7 @@ void Mixer::begin(std::uint32_t first_token) {
     counts_.start(first_token);
     weights_.start(0, {});
     has_pending_ = false;
+    ahead_.clear();
 }
 
 std::size_t Mixer::buckets() const {
@@ -51,7 +52,8 @@ std::size_t Mixer::buckets() const {
            (by.top ? kTopBuckets : 1) * (by.entropy ? kEntropyBuckets : 1) * (by.agreement ? 2 : 1);
 }
 
-std::size_t Mixer::bucket(MixerSide side) const {
+// The bucket as far as the counts say it.
+std::size_t Mixer::counted_bucket() const {
     const int order = counts_.seen();
     const NgramCounts::Node& context = counts_.context(std::max(order, 1));
     const BucketChoice& by = settings_.by;
@@ -61,11 +63,20 @@ std::size_t Mixer::bucket(MixerSide side) const {
         const std::uint64_t fifths = context.total == 0 ? 0 : std::uint64_t{5} * context.top / context.total;
         b = b * kTopBuckets + std::min<std::size_t>(kTopBuckets - 1, fifths);
     }
-    if (by.entropy) b = b * kEntropyBuckets + entropy_bucket(*side.entropy);
-    if (by.agreement) {
-        const std::uint32_t n = counts_.pair(std::max(order, 1), static_cast<std::uint32_t>(*side.top_id)).count;
-        b = b * 2 + (context.total > 0 && n == context.top ? 1 : 0);
-    }
+    return b;
+}
+
+bool Mixer::agrees(std::int32_t top_id) const {
+    const int order = std::max(counts_.seen(), 1);
+    const NgramCounts::Node& context = counts_.context(order);
+    return context.total > 0 && counts_.pair(order, static_cast<std::uint32_t>(top_id)).count == context.top;
+}
+
+std::size_t Mixer::bucket(std::size_t counted, bool agrees, const double* entropy) const {
+    const BucketChoice& by = settings_.by;
+    std::size_t b = counted;
+    if (by.entropy) b = b * kEntropyBuckets + entropy_bucket(*entropy);
+    if (by.agreement) b = b * 2 + (agrees ? 1 : 0);
     return b;
 }
 
@@ -84,46 +95,74 @@ void Mixer::start_weights(std::size_t experts) {
     one_.assign(experts, 0.0);
 }
 
+// The first n of the tokens that look_ahead() was told of.  top_id: null where no bucket reads it.
+void Mixer::count_range(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k,
+                        const std::int32_t* top_id, double* places) {
+    for (std::size_t i = 0; i < n; ++i, places += place_size(k)) {
+        backoff_.resolve(counts_);
+        places[0] = static_cast<double>(counted_bucket());
+        places[1] = settings_.by.agreement && agrees(top_id[i]) ? 1.0 : 0.0;
+        for (std::size_t j = k; j-- > 0;) {  // the target last: it stays located, for add()
+            const std::int32_t v = j == 0 ? tokens[i] : cands[i * k + j];
+            if (v < 0) continue;
+            counts_.locate(static_cast<std::uint32_t>(v));
+            backoff_.one(counts_, static_cast<std::uint32_t>(v), places + 2 + j * backoff_.size());
+        }
+        counts_.add(static_cast<std::uint32_t>(tokens[i]));
+    }
+}
+
+void Mixer::count(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k) {
+    if (n == 0 || settings_.by.agreement) return;
+    std::vector<double> places(n * place_size(k));
+    counts_.look_ahead(tokens, n);
+    count_range(tokens, n, cands, k, nullptr, places.data());
+    counts_.look_ahead(nullptr, 0);
+    ahead_.put(n, k, std::move(places));
+}
+
 void Mixer::score(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k, const double* p,
                   const std::vector<const double*>& past, MixerSide side, double* out) {
     expect(past.size());
+    has_pending_ = false;
+    if (n == 0) return;
     std::vector<const double*> stages(past);
-    counts_.look_ahead(tokens, n);
+    const std::vector<double> known = cands == nullptr ? std::vector<double>{} : ahead_.take(n, k);
+    if (known.empty()) counts_.look_ahead(tokens, n);
+    places_.resize(kTogether * place_size(cands == nullptr ? 1 : k));
     for (std::size_t i = 0; i < n; ++i) {
-        const auto token = static_cast<std::uint32_t>(tokens[i]);
         if (cands == nullptr) {
             row(p + i * k, stages, side, out + i * k);
-            observe(token);
+            observe(static_cast<std::uint32_t>(tokens[i]));
         } else {
-            backoff_.resolve(counts_);
-            const std::size_t b = bucket(side);
+            if (known.empty() && i % kTogether == 0)
+                count_range(tokens + i, std::min(kTogether, n - i), cands + i * k, k, side.top_id, places_.data());
+            const double* place = known.empty() ? &places_[i % kTogether * place_size(k)] : &known[i * place_size(k)];
+            const std::size_t b = bucket(static_cast<std::size_t>(place[0]), place[1] != 0.0, side.entropy);
             for (std::size_t j = k; j-- > 0;) {  // the target's column last: `one_` is what is learned from
-                const std::int32_t v = j == 0 ? tokens[i] : cands[i * k + j];
                 one_[0] = p[i * k + j];
                 for (std::size_t s = 0; s < stages.size(); ++s) one_[1 + s] = stages[s][j];
-                if (v >= 0) {
-                    counts_.locate(static_cast<std::uint32_t>(v));
-                    backoff_.one(counts_, static_cast<std::uint32_t>(v), &one_[1 + stages.size()]);
-                }
-                out[i * k + j] = v < 0 ? p[i * k + j] : weights_.mix(b, one_.data());
+                const double* q = place + 2 + j * backoff_.size();
+                std::copy(q, q + backoff_.size(), one_.begin() + static_cast<std::ptrdiff_t>(1 + stages.size()));
+                out[i * k + j] = j > 0 && cands[i * k + j] < 0 ? p[i * k + j] : weights_.mix(b, one_.data());
             }
             weights_.learn(b, one_.data());
-            counts_.add(token);
         }
         for (const double*& stage : stages) stage += k;
         if (side.entropy != nullptr) ++side.entropy;
         if (side.top_id != nullptr) ++side.top_id;
     }
-    counts_.look_ahead(nullptr, 0);
+    if (known.empty()) counts_.look_ahead(nullptr, 0);
     has_pending_ = false;
 }
 
 void Mixer::row(const double* p, const std::vector<const double*>& past, MixerSide side, double* out) {
     expect(past.size());
+    ahead_.check_empty();
     const std::size_t vocab = settings_.vocab;
     pending_.resize(weights_.experts() * vocab);
     backoff_.resolve(counts_);
-    pending_bucket_ = bucket(side);
+    pending_bucket_ = bucket(counted_bucket(), settings_.by.agreement && agrees(*side.top_id), side.entropy);
     has_pending_ = true;
     std::copy(p, p + vocab, pending_.begin());
     for (std::size_t s = 0; s < past.size(); ++s) std::copy(past[s], past[s] + vocab, &pending_[(1 + s) * vocab]);
@@ -145,6 +184,7 @@ void Mixer::observe(std::uint32_t token) {
 }
 
 void Mixer::replay(const std::int32_t* tokens, std::size_t n) {
+    ahead_.check_empty();
     counts_.look_ahead(tokens, n);
     for (std::size_t i = 0; i < n; ++i) counts_.add(static_cast<std::uint32_t>(tokens[i]));
     counts_.look_ahead(nullptr, 0);

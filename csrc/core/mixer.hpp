@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "backoff.hpp"
+#include "counted_ahead.hpp"
 #include "ngram_counts.hpp"
 #include "hedge_weights.hpp"
 
@@ -53,6 +54,10 @@ class Mixer {
     // p, out, each of past: [n, k].  cands: [n, k] token ids, -1 where there is none; null when k == vocab.
     void score(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k, const double* p,
                const std::vector<const double*>& past, MixerSide side, double* out);
+    // Count tokens that score() will be given next, with the same cands (not null), so that it need not: no score is read, so
+    // this may run in another thread while score() works on what was counted before.  Each call is answered by one of
+    // score(); row(), observe() and replay() need that none is left.  Where the bucket asks for agreement it does nothing.
+    void count(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k);
     void row(const double* p, const std::vector<const double*>& past, MixerSide side, double* out);
     // The target of the last row.
     void observe(std::uint32_t token);
@@ -68,7 +73,15 @@ class Mixer {
  private:
     void expect(std::size_t past);
     void start_weights(std::size_t experts);
-    std::size_t bucket(MixerSide side) const;
+    static constexpr std::size_t kTogether = 64;  // positions that are counted before their weights are worked out
+    // All that the counts say at one position: the bucket so far, whether the model's most probable token is the most frequent
+    // one, and by order the probability of each candidate.
+    std::size_t place_size(std::size_t k) const { return 2 + k * backoff_.size(); }
+    void count_range(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k,
+                     const std::int32_t* top_id, double* places);
+    std::size_t counted_bucket() const;
+    bool agrees(std::int32_t top_id) const;
+    std::size_t bucket(std::size_t counted, bool agrees, const double* entropy) const;
     std::size_t buckets() const;
 
     MixerSettings settings_;
@@ -79,6 +92,8 @@ class Mixer {
     std::vector<double> pending_;  // [experts][vocab] of the last strict row
     std::size_t pending_bucket_ = 0;
     bool has_pending_ = false;
+    std::vector<double> places_;  // scratch of score()
+    CountedAhead<double> ahead_;
 };
 
 }  // namespace evalkit

@@ -90,6 +90,7 @@ LearnedPpmOf<Table>::LearnedPpmOf(LearnedSettings settings)
             const auto& orders = *std::array{&settings_.orders, &settings_.document_orders, &settings_.corpus_orders}[static_cast<std::size_t>(clock)];
             if (std::find(orders.begin(), orders.end(), order) == orders.end()) continue;
             bias_[stages_.size()] = std::log(kFirstTrust * order / 2.0);
+            on_[clock].push_back(OnClock{stages_.size(), static_cast<std::size_t>(order)});
             stages_.push_back(Stage{clock, order});
             longest_[clock] = order;
         }
@@ -129,6 +130,7 @@ void LearnedPpmOf<Table>::begin(std::uint32_t first_token) {
     last_ = before_last_ = first_token;
     is_pending_ = false;
     pending_.assign(settings_.vocab, 0.0);
+    ahead_.clear();
 }
 
 template <class Table>
@@ -144,10 +146,36 @@ void LearnedPpmOf<Table>::use_row(int feature, std::size_t value) {
     rows_ = static_cast<std::size_t>(feature) + 1;
 }
 
+// What the tables say of the current position, apart from the counts of single tokens.
+template <class Table>
+void LearnedPpmOf<Table>::read_place(std::uint32_t* place) const {
+    *place++ = static_cast<std::uint32_t>(seen(0) | seen(1) << 8 | seen(kCorpus) << 16);
+    std::uint32_t* distinct = place + stages_.size();
+    for (int clock = 0; clock < kClocks; ++clock) {
+        at(clock, [&](const auto& table) {
+            for (const OnClock& x : on_[clock]) {
+                place[x.stage] = table.total(static_cast<int>(x.order));
+                distinct[x.stage] = table.distinct(static_cast<int>(x.order));
+            }
+        });
+    }
+}
+
+template <class Table>
+void LearnedPpmOf<Table>::read_hits(std::uint32_t token, std::uint32_t* hits) {
+    for (Table& table : tables_) table.find(token);
+    corpus_.find(token);
+    for (int clock = 0; clock < kClocks; ++clock)
+        at(clock, [&](const auto& table) {
+            for (const OnClock& x : on_[clock]) hits[x.stage] = table.hit(static_cast<int>(x.order));
+        });
+}
+
 // Stages that apply at this position and their trust: all of it known before the target.
 template <class Table>
-void LearnedPpmOf<Table>::prepare(double entropy, std::int32_t top) {
-    const int seen0 = seen(0), seen1 = seen(1), seen2 = seen(kCorpus);
+void LearnedPpmOf<Table>::prepare(const std::uint32_t* place, double entropy, std::int32_t top) {
+    const int seen0 = place[0] & 255, seen1 = place[0] >> 8 & 255, seen2 = static_cast<int>(place[0] >> 16);
+    const std::uint32_t *totals = place + 1, *distincts = totals + stages_.size();
     use_row(kLast, last_);
     use_row(kBeforeLast, before_last_);
     use_row(kSeen, static_cast<std::size_t>((seen0 * (longest_[1] + 1) + seen1) * (longest_[kCorpus] + 1) + seen2));
@@ -171,15 +199,13 @@ void LearnedPpmOf<Table>::prepare(double entropy, std::int32_t top) {
     }
     actives_ = 0;
     for (std::size_t s = 0; s < stages_.size(); ++s) {
-        const Stage& stage = stages_[s];
-        const std::uint32_t total = at(stage.clock, [&](const auto& t) { return t.total(stage.order); });
+        const std::uint32_t total = totals[s], distinct = distincts[s];
         if (total == 0) continue;
-        const std::uint32_t distinct = at(stage.clock, [&](const auto& t) { return t.distinct(stage.order); });
         const std::uint32_t followers = std::min(distinct, kMaxDistinct);
         const std::uint32_t share = std::min(7u, 8 * followers / total);
         Active& active = active_[actives_++];
         active.stage = s;
-        active.discount = stage.clock == kCorpus ? 0.0 : settings_.discount;
+        active.discount = stages_[s].clock == kCorpus ? 0.0 : settings_.discount;
         active.total = static_cast<double>(total) - active.discount * static_cast<double>(distinct);
         active.own_total = s * kOwn + static_cast<std::size_t>(std::min(15, log2_floor(total)));
         active.own_followers = s * kOwn + 16 + share * 16 + static_cast<std::size_t>(std::min(15, log2_halves(followers)));
@@ -188,28 +214,25 @@ void LearnedPpmOf<Table>::prepare(double entropy, std::int32_t top) {
     }
 }
 
-// The target's probability, from the counts that find() left; remembers what learn() needs.
+// The target's probability from its counts; remembers what learn() needs.
 template <class Table>
-double LearnedPpmOf<Table>::mixed(double p) {
+double LearnedPpmOf<Table>::mixed(const std::uint32_t* hits, double p) {
     for (std::size_t i = 0; i < actives_; ++i) {
         const Active& active = active_[i];
-        const Stage& stage = stages_[active.stage];
         q_[i] = p;
-        a_[i] = share(at(stage.clock, [&](const auto& t) { return t.hit(stage.order); }), active);
+        a_[i] = share(hits[active.stage], active);
         p = (1.0 - active.trust) * p + active.trust * a_[i];
     }
     q_[actives_] = p;
     return p;
 }
 
-// The probability of a token whose counts by order are given.
+// The probability of any other token from its counts.
 template <class Table>
-double LearnedPpmOf<Table>::other(const Counts& counts, double p) const {
+double LearnedPpmOf<Table>::other(const std::uint32_t* counts, double p) const {
     for (std::size_t i = 0; i < actives_; ++i) {
         const Active& active = active_[i];
-        const Stage& stage = stages_[active.stage];
-        const std::uint32_t count = counts[static_cast<std::size_t>(stage.clock)][static_cast<std::size_t>(stage.order)];
-        p = (1.0 - active.trust) * p + active.trust * share(count, active);
+        p = (1.0 - active.trust) * p + active.trust * share(counts[active.stage], active);
     }
     return p;
 }
@@ -242,18 +265,30 @@ void LearnedPpmOf<Table>::learn() {
 
 // next: the tokens after this one, as far as they are known, for fetching ahead in a new document.
 template <class Table>
-void LearnedPpmOf<Table>::count(std::uint32_t token, const std::int32_t* next, std::size_t n) {
+void LearnedPpmOf<Table>::add(std::uint32_t token, const std::int32_t* next, std::size_t n) {
     tables_[0].add(token);
     corpus_.add(token);
-    before_last_ = last_;
-    last_ = token;
     if (static_cast<std::int32_t>(token) != settings_.bos) {
         tables_[1].add(token);
         return;
     }
     tables_[1].start(token);
     tables_[1].look_ahead(next, static_cast<std::size_t>(std::find(next, next + n, settings_.bos) - next));
-    fresh_document();
+}
+
+// The trusts go on to the next position.
+template <class Table>
+void LearnedPpmOf<Table>::pass(std::uint32_t token) {
+    before_last_ = last_;
+    last_ = token;
+    if (static_cast<std::int32_t>(token) == settings_.bos) fresh_document();
+}
+
+template <class Table>
+void LearnedPpmOf<Table>::look_ahead(const std::int32_t* tokens, std::size_t n) {
+    tables_[0].look_ahead(tokens, n);
+    corpus_.look_ahead(tokens, n);
+    tables_[1].look_ahead(tokens, static_cast<std::size_t>(std::find(tokens, tokens + n, settings_.bos) - tokens));
 }
 
 // Rows of weights that the next position will use: fetching them reads no score.
@@ -285,57 +320,110 @@ inline void LearnedPpmOf<Table>::fetch_hints(const std::int32_t* cands, std::siz
     }
 }
 
+// places: of positions from..to-1 of a text that look_ahead() was told of.
+template <class Table>
+void LearnedPpmOf<Table>::count_range(const Text& text, std::size_t from, std::size_t to, std::uint32_t* places) {
+    std::array<std::uint32_t, kMaxOrder + 1> counts;
+    const std::size_t k = text.k;
+    for (std::size_t i = from; i < to; ++i, places += place_size(k)) {
+        const auto target = static_cast<std::uint32_t>(text.tokens[i]);
+        const std::int32_t* ids = text.cands + i * k;
+        if (k > 1) fetch_hints(ids, text.n - i, k);
+        read_place(places);
+        std::uint32_t* hits = places + counts_from(0);
+        read_hits(target, hits);
+        for (std::size_t j = 1; j < k; ++j) {
+            hits += stages_.size();
+            if (ids[j] < 0 || std::find(ids, ids + j, ids[j]) < ids + j) continue;  // those of the same id stand before
+            for (int clock = 0; clock < kClocks; ++clock) {
+                if (on_[clock].empty()) continue;
+                at(clock, [&](const auto& table) { table.counts_of(static_cast<std::uint32_t>(ids[j]), counts.data()); });
+                for (const OnClock& x : on_[clock]) hits[x.stage] = counts[x.order];
+            }
+        }
+        add(target, text.tokens + i + 1, text.n - i - 1);
+    }
+}
+
+template <class Table>
+void LearnedPpmOf<Table>::score_range(const Text& text, std::size_t from, std::size_t to, const std::uint32_t* places,
+                                      const double* p, SideView side, double* out) {
+    const std::size_t k = text.k;
+    p += from * k;
+    out += from * k;
+    for (std::size_t i = from; i < to; ++i, p += k, out += k, places += place_size(k)) {
+        const auto target = static_cast<std::uint32_t>(text.tokens[i]);
+        const std::int32_t* ids = text.cands + i * k;
+        if (i + 2 < text.n) fetch_rows(static_cast<std::uint32_t>(text.tokens[i + 1]), settings_.side ? side.top[i + 2] : -1);
+        prepare(places, settings_.side ? side.entropy[i] : 0.0, settings_.side ? side.top[i] : 0);
+        out[0] = mixed(places + counts_from(0), p[0]);
+        for (std::size_t j = 1; j < k; ++j) {
+            out[j] = p[j];
+            if (ids[j] < 0) continue;
+            const auto same = static_cast<std::size_t>(std::find(ids, ids + j, ids[j]) - ids);
+            // Hints often agree with each other, and with the target.
+            out[j] = same < j && p[same] == p[j] ? out[same] : other(places + counts_from(same), p[j]);
+        }
+        learn();
+        pass(target);
+    }
+}
+
+template <class Table>
+void LearnedPpmOf<Table>::count(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k) {
+    if (n == 0) return;
+    std::vector<std::uint32_t> places(n * place_size(k));
+    look_ahead(tokens, n);
+    count_range(Text{tokens, n, cands, k}, 0, n, places.data());
+    look_ahead(nullptr, 0);
+    ahead_.put(n, k, std::move(places));
+}
+
 template <class Table>
 void LearnedPpmOf<Table>::score(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k,
                        const double* p, SideView side, double* out) {
-    Counts counts;
-    tables_[0].look_ahead(tokens, n);
-    corpus_.look_ahead(tokens, n);
-    tables_[1].look_ahead(tokens, static_cast<std::size_t>(std::find(tokens, tokens + n, settings_.bos) - tokens));
-    for (std::size_t i = 0; i < n; ++i, p += k, out += k) {
-        const auto target = static_cast<std::uint32_t>(tokens[i]);
-        const double entropy = settings_.side ? side.entropy[i] : 0.0;
-        const std::int32_t top = settings_.side ? side.top[i] : 0;
-        fetch_rows(target, i + 1 < n && settings_.side ? side.top[i + 1] : -1);
-        if (cands != nullptr && k > 1) fetch_hints(cands + i * k, n - i, k);
-        if (cands == nullptr) {
-            row(p, SideView{&entropy, &top}, out);
-        } else {
-            prepare(entropy, top);
+    is_pending_ = false;
+    if (n == 0) return;
+    const Text text{tokens, n, cands, k};
+    if (cands != nullptr) {
+        const std::vector<std::uint32_t> known = ahead_.take(n, k);
+        if (!known.empty()) return score_range(text, 0, n, known.data(), p, side, out);
+        places_.resize(kTogether * place_size(k));
+        look_ahead(tokens, n);
+        for (std::size_t from = 0; from < n; from += kTogether) {
+            const std::size_t to = std::min(from + kTogether, n);
+            count_range(text, from, to, places_.data());
+            score_range(text, from, to, places_.data(), p, side, out);
         }
-        for (Table& table : tables_) table.find(target);
-        corpus_.find(target);
-        const double q = mixed(p[cands == nullptr ? target : 0]);
-        for (std::size_t j = 0; cands != nullptr && j < k; ++j) {
-            const std::int32_t* ids = cands + i * k;
-            const std::int32_t v = ids[j];
-            out[j] = j == 0 ? q : p[j];
-            if (j == 0 || v < 0) continue;
-            const std::size_t same = static_cast<std::size_t>(std::find(ids, ids + j, v) - ids);
-            if (same < j && p[same] == p[j]) {  // hints often agree with each other, and with the target
-                out[j] = out[same];
-                continue;
-            }
-            for (const std::size_t clock : {0, 1}) tables_[clock].counts_of(static_cast<std::uint32_t>(v), counts[clock].data());
-            corpus_.counts_of(static_cast<std::uint32_t>(v), counts[kCorpus].data());
-            out[j] = other(counts, p[j]);
+    } else {
+        ahead_.check_empty();
+        look_ahead(tokens, n);
+        for (std::size_t i = 0; i < n; ++i, p += k, out += k) {
+            const auto target = static_cast<std::uint32_t>(tokens[i]);
+            row(p, settings_.side ? SideView{side.entropy + i, side.top + i} : SideView{}, out);
+            std::uint32_t* hits = places_.data() + counts_from(0);
+            read_hits(target, hits);
+            mixed(hits, p[target]);
+            learn();
+            add(target, tokens + i + 1, n - i - 1);
+            pass(target);
         }
-        learn();
-        count(target, tokens + i + 1, n - i - 1);
     }
-    for (Table& table : tables_) table.look_ahead(nullptr, 0);
-    corpus_.look_ahead(nullptr, 0);
+    look_ahead(nullptr, 0);
     is_pending_ = false;
 }
 
 template <class Table>
 void LearnedPpmOf<Table>::row(const double* p, SideView side, double* out) {
+    ahead_.check_empty();
     const std::size_t vocab = settings_.vocab;
     std::copy_n(p, vocab, pending_.begin());
     pending_entropy_ = settings_.side ? *side.entropy : 0.0;
     pending_top_ = settings_.side ? *side.top : 0;
     is_pending_ = true;
-    prepare(pending_entropy_, pending_top_);
+    places_.resize(std::max(places_.size(), place_size(1)));
+    read_place(places_.data());
+    prepare(places_.data(), pending_entropy_, pending_top_);
     std::copy_n(p, vocab, out);
     for (auto& left : left_) {
         left.resize(vocab);
@@ -358,22 +446,27 @@ template <class Table>
 bool LearnedPpmOf<Table>::observe(std::uint32_t token) {
     if (!is_pending_) return false;
     is_pending_ = false;
-    prepare(pending_entropy_, pending_top_);
-    for (Table& table : tables_) table.find(token);
-    corpus_.find(token);
-    mixed(pending_[token]);
+    ahead_.check_empty();
+    read_place(places_.data());
+    prepare(places_.data(), pending_entropy_, pending_top_);
+    std::uint32_t* hits = places_.data() + counts_from(0);
+    read_hits(token, hits);
+    mixed(hits, pending_[token]);
     learn();
-    count(token, nullptr, 0);
+    add(token, nullptr, 0);
+    pass(token);
     return true;
 }
 
 template <class Table>
 void LearnedPpmOf<Table>::replay(const std::int32_t* tokens, std::size_t n) {
-    tables_[0].look_ahead(tokens, n);
-    corpus_.look_ahead(tokens, n);
-    for (std::size_t i = 0; i < n; ++i) count(static_cast<std::uint32_t>(tokens[i]), tokens + i + 1, n - i - 1);
-    for (Table& table : tables_) table.look_ahead(nullptr, 0);
-    corpus_.look_ahead(nullptr, 0);
+    ahead_.check_empty();
+    look_ahead(tokens, n);
+    for (std::size_t i = 0; i < n; ++i) {
+        add(static_cast<std::uint32_t>(tokens[i]), tokens + i + 1, n - i - 1);
+        pass(static_cast<std::uint32_t>(tokens[i]));
+    }
+    look_ahead(nullptr, 0);
     is_pending_ = false;
 }
 

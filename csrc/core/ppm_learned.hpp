@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "continuation_table.hpp"
+#include "counted_ahead.hpp"
 #include "gram_reader.hpp"
 #include "gram_table.hpp"
 
@@ -60,6 +61,10 @@ class LearnedPpmOf {
     // p, out: [n, k].  cands: [n, k] ids, -1 where there is none; null when k == vocab and column v is token v.
     void score(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k, const double* p,
                SideView side, double* out);
+    // Count tokens that score() will be given next, with the same cands, so that it need not: no score is read, so this may run
+    // in another thread while score() works on what was counted before.  Each call is answered by one of score().  row(),
+    // observe() and replay() need that none is left.
+    void count(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k);
     // The row of the next target; what observe() needs of p and side is kept.
     void row(const double* p, SideView side, double* out);
     // Learn the target whose row was asked for last.  False when none was.
@@ -91,16 +96,35 @@ class LearnedPpmOf {
     static constexpr int kClocks = 3;  // stream, document, corpus
     static constexpr int kCorpus = 2;
     static constexpr std::size_t kMaxStages = kClocks * kMaxOrder;
-    using Counts = std::array<std::array<std::uint32_t, kMaxOrder + 1>, kClocks>;  // of one token, by clock and order
+    static constexpr std::size_t kTogether = 64;  // positions that are counted before their trusts are worked out
+
+    // Known tokens with their candidates [n, k].
+    struct Text {
+        const std::int32_t* tokens;
+        std::size_t n;
+        const std::int32_t* cands;
+        std::size_t k;
+    };
+    // All that the tables say at one position, S numbers each: the longest contexts seen (1 number), N of each stage, its
+    // followers, and the count of each candidate.
+    std::size_t place_size(std::size_t k) const { return 1 + (2 + k) * stages_.size(); }
+    std::size_t counts_from(std::size_t j) const { return place_size(j); }
 
     std::size_t values_of(int feature) const;
-    void prepare(double entropy, std::int32_t top);
+    void read_place(std::uint32_t* place) const;
+    void read_hits(std::uint32_t token, std::uint32_t* hits);
+    void look_ahead(const std::int32_t* tokens, std::size_t n);
+    void count_range(const Text& text, std::size_t from, std::size_t to, std::uint32_t* places);
+    void score_range(const Text& text, std::size_t from, std::size_t to, const std::uint32_t* places, const double* p,
+                     SideView side, double* out);
+    void prepare(const std::uint32_t* place, double entropy, std::int32_t top);
     void use_row(int feature, std::size_t value);
-    double mixed(double p);
-    double other(const Counts& counts, double p) const;
+    double mixed(const std::uint32_t* hits, double p);
+    double other(const std::uint32_t* counts, double p) const;
     int seen(int clock) const;
     void learn();
-    void count(std::uint32_t token, const std::int32_t* next, std::size_t n);
+    void add(std::uint32_t token, const std::int32_t* next, std::size_t n);
+    void pass(std::uint32_t token);
     void fresh_document();
     void fetch_hints(const std::int32_t* cands, std::size_t n, std::size_t k) const;
     EVALKIT_INLINE void fetch_rows(std::uint32_t last, std::int32_t top) const;
@@ -112,6 +136,10 @@ class LearnedPpmOf {
 
     LearnedSettings settings_;
     std::vector<Stage> stages_;
+    struct OnClock {
+        std::size_t stage, order;
+    };
+    std::vector<OnClock> on_[kClocks];  // the stages of a clock
     std::size_t width_ = 0;  // stages, rounded up to a multiple of 4: the length of a row
     std::array<Table, 2> tables_;
     GramReader corpus_;
@@ -147,6 +175,9 @@ class LearnedPpmOf {
     std::int32_t pending_top_ = 0;
     bool is_pending_ = false;
     std::vector<std::uint32_t> left_[kClocks], counts_[kClocks];  // scratch of row()
+
+    std::vector<std::uint32_t> places_;  // scratch of score() and row()
+    CountedAhead<std::uint32_t> ahead_;
 };
 
 extern template class LearnedPpmOf<GramTable>;

@@ -263,6 +263,27 @@ class HintingExpert(Expert, Protocol):
 
 
 @runtime_checkable
+class RunsBeside(Protocol):
+    """An expert whose :meth:`Expert.score` may run in any thread while other experts work: it touches nothing but its own state
+    and what it is given, and holds the interpreter's lock for little of its time."""
+
+    runs_beside: ClassVar[bool]
+
+
+@runtime_checkable
+class CountsAhead(RunsBeside, Protocol):
+    """One whose counts, which need tokens alone, can run ahead of its scores."""
+
+    def count(self, tokens: Int32, cands: Int32) -> None:
+        """Count targets int32 [n] that :meth:`Expert.score` will be given later with the same cands int32 [n, K].
+
+        Called in stream order, and answered by one call of score each; it may run beside those for earlier targets.  Never
+        called before the experts are asked for a :meth:`Expert.row`.
+        """
+        ...
+
+
+@runtime_checkable
 class CountsCorpus(Protocol):
     """An expert that may have counted text before the first target (law provenance)."""
 

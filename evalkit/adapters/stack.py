@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
 from evalkit.adapters.base import (
+    CountsAhead,
     EndsRows,
     Expert,
     Float64,
@@ -16,21 +20,40 @@ from evalkit.adapters.base import (
     Needs,
     Receipt,
     Rows,
+    RunsBeside,
     Side,
     StreamInfo,
     TokenChunk,
 )
+from evalkit.adapters.pipeline import in_line
 from evalkit.errors import EvalkitError, InputError
 
 SLICE_CELLS = 1 << 18
 """Cells of a float64 row stage at a time, 2 MiB: whole rows of a chunk never stand in memory once per stage."""
+LEAST_PART, MOST_PARTS = 128, 8
+"""Targets of a part (or a multiple), and parts of a call, at most, where stages work at once: a part costs each stage 0.05 ms."""
+
+
+@dataclass
+class _Part:
+    """Consecutive targets on their way through the stages."""
+
+    tokens: Int32
+    cands: Int32 | None
+    p: Float64 | Rows
+    side: Side
+    past: list[Float64] = field(default_factory=list)
+    """The model's p and those after the stages that are done, all in the columns of ``cands``."""
 
 
 class Stack:
     """S experts in order.  Shapes: n targets, H hints of all experts together, K = 1 + H columns (or V), V vocabulary."""
 
-    def __init__(self, experts: Sequence[Expert]) -> None:
+    def __init__(self, experts: Sequence[Expert], threads: int = 1) -> None:
+        """``threads``: how many stages may work at once, where all of them are made for it; the bits are the same."""
         self.experts = tuple(experts)
+        beside = all(isinstance(e, RunsBeside) for e in self.experts)
+        self.threads = max(1, min(threads, 2 * len(self.experts))) if beside else 1
         self.needs = merge_needs([e.needs for e in self.experts])
         hints = [e.needs.hints for e in self.experts]
         self._hinting = [_hinting(e) for e in self.experts if e.needs.hints]
@@ -46,7 +69,13 @@ class Stack:
 
     def propose(self, tokens: Int32) -> Int32:
         """int32 [n] -> int32 [n, H]: every expert's hints side by side, -1 where there is none."""
-        parts = [_checked_hints(e, e.propose(tokens), len(tokens)) for e in self._hinting]
+        if self.threads > 1 and len(self._hinting) > 1:
+            others = [self._pool.submit(e.propose, tokens) for e in self._hinting[:-1]]
+            last = self._hinting[-1].propose(tokens)
+            found = [*(other.result() for other in others), last]
+        else:
+            found = [e.propose(tokens) for e in self._hinting]
+        parts = [_checked_hints(e, hints, len(tokens)) for e, hints in zip(self._hinting, found, strict=True)]
         return np.concatenate(parts, axis=1) if parts else np.empty((len(tokens), 0), np.int32)
 
     def score(self, tokens: Int32, cands: Int32 | None, p: Float64 | Rows, side: Side) -> Float64:
@@ -55,24 +84,62 @@ class Stack:
         tokens int32 [n]; cands int32 [n, 1+H], column 0 the target; p float64 [n, 1+H], or whole rows when ``needs.rows``.
         Without cands every stage gets whole rows.  Every expert has observed the targets when this returns.
         """
-        if cands is None or self.whole == 0:
-            assert not isinstance(p, Rows)
-            return self._stages(0, tokens, cands, [p], side)
-        return self._stages(self.whole, tokens, cands, self._whole_rows(tokens, cands, p, side), side)
+        cuts = self._cuts(len(tokens))
+        parts = (
+            [_Part(tokens, cands, p, side)]
+            if len(cuts) == 1
+            else [
+                _Part(
+                    tokens[a:b],
+                    None if cands is None else cands[a:b],
+                    p.cut(a, b) if isinstance(p, Rows) else p[a:b],
+                    side.cut(a, b),
+                )
+                for a, b in cuts
+            ]
+        )
+        first = 0 if cands is None else self.whole
+        behind = range(first, len(self.experts))
+        stages = [self._enter, *(functools.partial(self._stage, i) for i in behind)]
+        if len(parts) == 1:
+            for stage in stages:
+                stage(parts[0])
+        else:
+            counting = [i for i in behind if isinstance(self.experts[i], CountsAhead) and cands is not None]
+            stages = [*(functools.partial(self._count, i) for i in counting), *stages]
+            works = [lambda i, stage=stage: stage(parts[i]) for stage in stages]
+            in_line(works, len(parts), self.threads, self._pool)
+        return np.concatenate([_targets(part) for part in parts], axis=1)
 
-    def _stages(self, first: int, tokens: Int32, cands: Int32 | None, past: list[Float64], side: Side) -> Float64:
-        """The stages from ``first`` on; ``past``: the model's p and those after the stages before, all in these columns.
+    @functools.cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads - 1, "stage")
 
-        Behind the last stage with hints the target's column goes on alone.
-        """
-        for i in range(first, len(self.experts)):
-            if cands is not None and cands.shape[1] > 1 and i >= self._hinted:
-                cands = np.ascontiguousarray(cands[:, :1])
-                past = [np.ascontiguousarray(p[:, :1]) for p in past]
-            chunk = TokenChunk(tokens, cands, side, self._own[i], tuple(past[:-1]))
-            past.append(self.experts[i].score(chunk, past[-1]))
-        column, at = tokens if cands is None else np.zeros(len(tokens), np.int32), np.arange(len(tokens))
-        return np.array([p[at, column] for p in past])
+    def _cuts(self, n: int) -> list[tuple[int, int]]:
+        size = n if self.threads == 1 else -(-n // (MOST_PARTS * LEAST_PART)) * LEAST_PART
+        return [(begin, min(begin + size, n)) for begin in range(0, n, max(1, size))] or [(0, 0)]
+
+    def _enter(self, part: _Part) -> None:
+        """The model's own columns, and the stages up to the last one that reads whole rows."""
+        if part.cands is None or self.whole == 0:
+            assert not isinstance(part.p, Rows)
+            part.past = [part.p]
+        else:
+            part.past = self._whole_rows(part.tokens, part.cands, part.p, part.side)
+
+    def _count(self, i: int, part: _Part) -> None:
+        expert = self.experts[i]
+        assert isinstance(expert, CountsAhead)
+        assert part.cands is not None
+        expert.count(part.tokens, np.ascontiguousarray(part.cands[:, :1]) if i >= self._hinted else part.cands)
+
+    def _stage(self, i: int, part: _Part) -> None:
+        """Stage i.  Behind the last stage with hints the target's column goes on alone."""
+        if part.cands is not None and part.cands.shape[1] > 1 and i >= self._hinted:
+            part.cands = np.ascontiguousarray(part.cands[:, :1])
+            part.past = [np.ascontiguousarray(p[:, :1]) for p in part.past]
+        chunk = TokenChunk(part.tokens, part.cands, part.side, self._own[i], tuple(part.past[:-1]))
+        part.past.append(self.experts[i].score(chunk, part.past[-1]))
 
     def _whole_rows(self, tokens: Int32, cands: Int32, p: Float64 | Rows, side: Side) -> list[Float64]:
         """The model's columns [n, 1+H], and those after each stage up to the last that reads whole rows."""
@@ -152,6 +219,12 @@ def merge_needs(needs: Sequence[Needs]) -> Needs:
         masses=tuple(dict.fromkeys(m for n in needs for m in n.masses)),
         rows=any(n.rows for n in needs),
     )
+
+
+def _targets(part: _Part) -> Float64:
+    """The targets' column after each stage, float64 [S+1, n]."""
+    column = part.tokens if part.cands is None else np.zeros(len(part.tokens), np.int32)
+    return np.array([p[np.arange(len(part.tokens)), column] for p in part.past])
 
 
 def _columns(p: Float64 | Rows, cands: Int32) -> Float64:

@@ -91,12 +91,14 @@ class Run:
         ``plan`` None and chunks longer than a learner wants are settled first (:func:`settled`).  ``forwards`` makes the
         forward passes where several processes share them.  InputError when the parts do not go together.
         """
+        from evalkit.models.device import threads
+
         options, plan = settled(model, plan, adapters, options or ScoreOptions())
         learners, experts = families(adapters)
         _check_fit(model, stream, plan, options)
         _check_chunks(plan, learners)
         info = stream_info(stream, options.seed, model.vocab_size, carried(model, experts))
-        stack = Stack(experts)
+        stack = Stack(experts, threads())
         stack.begin(info)
         models, attached = [model], list[Learner]()
         try:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evalkit.adapters import stack as stack_module
 from evalkit.adapters.base import Side, StreamInfo, TokenChunk, TokenLedger
 from evalkit.adapters.experts.ppm import Ppm, PpmSettings
 from evalkit.adapters.registry import parse_adapter
@@ -112,9 +113,9 @@ class Case:
         self.side = make_side(rng, self.p, groups)
         self.n = n
 
-    def fresh(self) -> Stack:
+    def fresh(self, threads: int = 1) -> Stack:
         files = {"corpus": corpus_of(self.vocab), "trusted": trusted_corpus(self.vocab)}
-        stack = Stack([parse_adapter(s) for s in self.spec.format(**files).split("|")])
+        stack = Stack([parse_adapter(s) for s in self.spec.format(**files).split("|")], threads)
         stack.begin(self.info)
         return stack
 
@@ -178,6 +179,19 @@ def test_chunk_size_changes_nothing(spec: str, seed: int, vocab: int, cuts: list
     edges = sorted({0, case.n, *cuts})
     stack = case.fresh()
     parts = [case.fused(stack, lo, hi) for lo, hi in itertools.pairwise(edges)]
+    np.testing.assert_array_equal(np.concatenate(parts), case.fused(case.fresh(), 0, case.n))
+
+
+@pytest.mark.parametrize("spec", [*EXPERTS, "log_bias|ppm:counts=continuations,fast=0.5|match|tilt|hedge"])
+@settings(law, max_examples=examples(5))
+@given(seed=seeds, vocab=vocabs, threads=st.integers(2, 5), cuts=st.lists(st.integers(0, 160), max_size=2))
+def test_threads_change_nothing(spec: str, seed: int, vocab: int, threads: int, cuts: list[int]) -> None:
+    case = case_of(spec, seed, vocab)
+    edges = sorted({0, case.n, *cuts})
+    stack = case.fresh(threads)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stack_module, "LEAST_PART", 7)
+        parts = [case.fused(stack, lo, hi) for lo, hi in itertools.pairwise(edges)]
     np.testing.assert_array_equal(np.concatenate(parts), case.fused(case.fresh(), 0, case.n))
 
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import random
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evalkit import _native
 from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Rows, Side, StreamInfo, TokenChunk
+from evalkit.adapters.pipeline import in_line
 from evalkit.adapters.registry import BUILT_IN, adapter_class, describe, make_adapter, parse_adapter
 from evalkit.adapters.stack import Stack, merge_needs
 from evalkit.adapters.strict import StrictExpert
 from evalkit.errors import EvalkitError, InputError
 from evalkit.models import forward
 from evalkit.settings import limits
-from tests.kit import adapters_of, fused, golf, tiny_stream
+from tests.kit import adapters_of, examples, fused, golf, tiny_stream
 
 INFO = StreamInfo(vocab_size=5, bos_id=1, first_token=1)
 
@@ -321,3 +328,59 @@ def test_logits_come_in_slabs_where_the_vocabulary_is_large(
     assert sum(rows) == stream.n_targets
     assert max(rows) <= (33 if apart else 48)  # one window at least
     np.testing.assert_allclose(slabs, whole, rtol=0, atol=2e-5)  # a product of other shape may round otherwise
+
+
+@settings(max_examples=examples(20), deadline=None, derandomize=True)
+@given(
+    stages=st.integers(1, 6),
+    parts=st.integers(1, 9),
+    threads=st.integers(1, 4),
+    pauses=st.randoms(use_true_random=False),
+)
+def test_a_stage_works_in_order_behind_the_one_in_front(
+    stages: int, parts: int, threads: int, pauses: random.Random
+) -> None:
+    began, ended = [list[int]() for _ in range(stages)], [list[int]() for _ in range(stages)]
+
+    def stage(s: int, i: int) -> None:
+        assert s == 0 or i in ended[s - 1]
+        assert len(began[s]) == len(ended[s]) == i
+        began[s].append(i)
+        time.sleep(pauses.choice([0.0, 0.0, 0.0005]))
+        ended[s].append(i)
+
+    with ThreadPoolExecutor(3) as pool:
+        in_line([functools.partial(stage, s) for s in range(stages)], parts, threads, pool)
+    assert ended == [list(range(parts))] * stages
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_a_fault_in_one_stage_ends_all_and_is_told(threads: int) -> None:
+    seen = []
+
+    def broken(i: int) -> None:
+        if i == 2:
+            raise EvalkitError("part 2")
+
+    with ThreadPoolExecutor(3) as pool, pytest.raises(EvalkitError, match="part 2"):
+        in_line([lambda i: None, broken, seen.append], 5, threads, pool)
+    assert seen in ([], [0], [0, 1])
+
+
+def test_only_experts_made_for_it_run_in_threads() -> None:
+    native = [parse_adapter(s) for s in ("ppm", "match")]
+    assert Stack(native, 8).threads == 4
+    assert Stack([*native, Halves()], 8).threads == 1
+
+
+def test_counting_ahead_is_checked() -> None:
+    ppm = parse_adapter("ppm:side=false")
+    ppm.begin(INFO)
+    tokens = np.array([2, 3, 2], np.int32)
+    ppm.count(tokens, tokens[:, None])
+    with pytest.raises(ValueError, match="counted ahead that are not scored"):
+        ppm.row(np.full(5, 0.2), Side())
+    with pytest.raises(ValueError, match="not the targets that were counted"):
+        ppm.score(TokenChunk(tokens[:2], tokens[:2, None], Side()), np.full((2, 1), 0.2))
+    ppm.score(TokenChunk(tokens, tokens[:, None], Side()), np.full((3, 1), 0.2))
+    ppm.row(np.full(5, 0.2), Side())

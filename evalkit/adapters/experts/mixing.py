@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from msgspec import Meta
 
-from evalkit.adapters.base import Float64, Needs, Settings, Side, StreamInfo
+from evalkit.adapters.base import Float64, Int32, Needs, Settings, Side, StreamInfo
 from evalkit.adapters.experts.native import (
     MAX_ORDER,
     MAX_VOCAB,
@@ -86,6 +86,10 @@ class MixingExpert(NativeExpert[M]):
             "entropy": as_float64(side.entropy) if "entropy" in by and side.entropy is not None else None,
             "top_id": as_int32(side.top_id) if "agreement" in by and side.top_id is not None else None,
         }
+
+    def count(self, tokens: Int32, cands: Int32) -> None:
+        """Ahead of score(); it does nothing where the bucket asks for agreement, which reads the model's row."""
+        self._core.count(tokens=as_int32(tokens), cands=as_int32(cands))
 
     @property
     def frozen_at(self) -> int:

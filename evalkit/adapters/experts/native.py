@@ -37,6 +37,7 @@ class NativeExpert(Generic[S]):
 
     name: ClassVar[str]
     Settings: ClassVar[type[Settings]]
+    runs_beside: ClassVar[bool] = True
 
     def __init__(self, settings: S | None = None) -> None:
         self.settings: S = settings or self.Settings()  # type: ignore[assignment]

@@ -306,6 +306,11 @@ class Ppm(NativeExpert[PpmSettings]):
             "top": as_int32(side.top_id) if read and side.top_id is not None else None,
         }
 
+    def count(self, tokens: Int32, cands: Int32) -> None:
+        """Ahead of score(); with escape=dirichlet it does nothing."""
+        if self._learned:
+            self._core.count(tokens=as_int32(tokens), cands=as_int32(cands))
+
     def observe(self, receipt: Receipt) -> None:
         if self._learned:
             super().observe(receipt)
