@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tests.zoo.declare import fix, violation
-from tests.zoo.toy import CommitReveal, Float64, Int64, Toy, V, network
+from tests.zoo.toy import CommitReveal, Float64, V
 
 BUCKETS = 16
 ORDERS = (2, 3, 4)
@@ -28,7 +28,7 @@ def bucket(context: Sequence[int], extra: int = 0) -> int:
     "normalised",
     sources=(727, 770, 779, 797, 798, 808, 825, 865, 909, 940, 1605),
 )
-class HashedPair(Toy):
+class HashedPair(CommitReveal):
     """Two independent count tables, one keyed by the context and one by context and target, both hashed.
 
     p(y) = (1-a) p_nn(y) + a min(F[h(c,y)], C[h(c)]) / C[h(c)].  With collisions the ratio tends to 1 for *every* y.
@@ -36,18 +36,24 @@ class HashedPair(Toy):
 
     weight = 0.5
 
-    def score(self, tokens: Int64) -> Float64:
-        nn, contexts, pairs = network(), [0] * BUCKETS, [0] * BUCKETS
-        booked, stream = np.empty(len(tokens)), tokens.tolist()
-        for t, y in enumerate(stream):
-            c, full = bucket(stream[max(0, t - 1) : t]), bucket(stream[max(0, t - 1) : t], 1 + y)
-            p = nn[stream[t - 1] if t else V, y]
-            if contexts[c]:
-                p = (1 - self.weight) * p + self.weight * min(pairs[full], contexts[c]) / contexts[c]
-            booked[t] = p
-            contexts[c] += 1
-            pairs[full] += 1
-        return np.log(booked)
+    def begin(self) -> None:
+        super().begin()
+        self.contexts, self.pairs = [0] * BUCKETS, [0] * BUCKETS
+
+    def places(self, y: int) -> tuple[int, int]:
+        context = [self.last] if self.last < V else []
+        return bucket(context), bucket(context, 1 + y)
+
+    def booked(self, y: int) -> float:
+        c, full = self.places(y)
+        p, seen = super().booked(y), self.contexts[c]
+        return (1 - self.weight) * p + self.weight * min(self.pairs[full], seen) / seen if seen else p
+
+    def observe(self, x: int) -> None:
+        c, full = self.places(x)
+        self.contexts[c] += 1
+        self.pairs[full] += 1
+        super().observe(x)
 
 
 @fix("A1")
@@ -71,7 +77,7 @@ class ExactPair(CommitReveal):
 
 
 @violation("A2", "Dirichlet recursion on hashed counts", "normalised", sources=(900, 943, 948, 1030, 1056, 1076, 1159))
-class HashedDirichlet(Toy):
+class HashedDirichlet(CommitReveal):
     """The recursion p_k = (min(F,C) + c p_{k-1}) / (C + c) over orders, on hashed tables.
 
     It looks normalised, but sum_v F[h(c,v)] is not C[h(c)]: every collision adds mass.
@@ -79,22 +85,28 @@ class HashedDirichlet(Toy):
 
     concentration = 2.0
 
-    def score(self, tokens: Int64) -> Float64:
-        nn, contexts, pairs = network(), [0.0] * BUCKETS, [0.0] * BUCKETS
-        booked, stream = np.empty(len(tokens)), tokens.tolist()
-        for t, y in enumerate(stream):
-            p, touched = nn[stream[t - 1] if t else V, y], []
-            for order in ORDERS:
-                if t < order - 1:
-                    break
-                c, full = bucket(stream[t - order + 1 : t]), bucket(stream[t - order + 1 : t], 1 + y)
-                p = (min(pairs[full], contexts[c]) + self.concentration * p) / (contexts[c] + self.concentration)
-                touched.append((c, full))
-            booked[t] = p
-            for c, full in touched:
-                contexts[c] += 1
-                pairs[full] += 1
-        return np.log(booked)
+    def begin(self) -> None:
+        super().begin()
+        self.stream: list[int] = []
+        self.contexts, self.pairs = [0.0] * BUCKETS, [0.0] * BUCKETS
+
+    def places(self, y: int) -> list[tuple[int, int]]:
+        """Of every order, the shortest first: the slots of the context and of the pair."""
+        tails = (self.stream[len(self.stream) - k + 1 :] for k in ORDERS if len(self.stream) >= k - 1)
+        return [(bucket(context), bucket(context, 1 + y)) for context in tails]
+
+    def booked(self, y: int) -> float:
+        p, c0 = super().booked(y), self.concentration
+        for c, full in self.places(y):
+            p = (min(self.pairs[full], self.contexts[c]) + c0 * p) / (self.contexts[c] + c0)
+        return p
+
+    def observe(self, x: int) -> None:
+        for c, full in self.places(x):
+            self.contexts[c] += 1
+            self.pairs[full] += 1
+        self.stream.append(x)
+        super().observe(x)
 
 
 class ExactCounts(CommitReveal):
@@ -132,23 +144,25 @@ class ExactDirichlet(ExactCounts):
 
 
 @violation("A3", "full row of counts over the wrong denominator", "normalised", sources=(972, 978))
-class WrongDenominator(Toy):
+class WrongDenominator(CommitReveal):
     """A full row of hashed counts F[h(c,v)] is gathered, then divided by the context count instead of its own sum."""
 
-    def score(self, tokens: Int64) -> Float64:
-        nn, contexts, pairs = network(), np.zeros(BUCKETS), np.zeros(BUCKETS)
-        booked, stream = np.empty(len(tokens)), tokens.tolist()
-        for t, y in enumerate(stream):
-            context = stream[max(0, t - 1) : t]
-            slots = np.array([bucket(context, 1 + v) for v in range(V)])
-            p = nn[stream[t - 1] if t else V]
-            seen = self.denominator(pairs[slots], contexts[bucket(context)])
-            if seen:
-                p = 0.6 * p + 0.4 * pairs[slots] / seen
-            booked[t] = p[y]
-            contexts[bucket(context)] += 1
-            pairs[slots[y]] += 1
-        return np.log(booked)
+    def begin(self) -> None:
+        super().begin()
+        self.contexts, self.pairs = np.zeros(BUCKETS), np.zeros(BUCKETS)
+
+    def context(self) -> list[int]:
+        return [self.last] if self.last < V else []
+
+    def row(self) -> Float64:
+        gathered = self.pairs[[bucket(self.context(), 1 + v) for v in range(V)]]
+        seen = self.denominator(gathered, self.contexts[bucket(self.context())])
+        return 0.6 * super().row() + 0.4 * gathered / seen if seen else super().row()
+
+    def observe(self, x: int) -> None:
+        self.contexts[bucket(self.context())] += 1
+        self.pairs[bucket(self.context(), 1 + x)] += 1
+        super().observe(x)
 
     def denominator(self, row: Float64, context_count: float) -> float:
         return context_count
@@ -166,19 +180,12 @@ class RightDenominator(WrongDenominator):
 class TargetSeen(ExactCounts):
     """Back off to the highest order that has already seen *the realised target*: a wrong guess is never paid for."""
 
-    def score(self, tokens: Int64) -> Float64:
-        self.begin()
-        booked = np.empty(len(tokens))
-        for t, y in enumerate(tokens.tolist()):
-            p = network()[self.last, y]
-            for context in reversed(self.contexts()):
-                counts = self.rows.get(context)
-                if counts is not None and counts[y] >= 1:
-                    p = 0.3 * p + 0.7 * counts[y] / counts.sum()
-                    break
-            booked[t] = p
-            self.observe(y)
-        return np.log(booked)
+    def booked(self, y: int) -> float:
+        for context in reversed(self.contexts()):
+            counts = self.rows.get(context)
+            if counts is not None and counts[y] >= 1:
+                return 0.3 * super().booked(y) + 0.7 * counts[y] / counts.sum()
+        return super().booked(y)
 
 
 @fix("A5")

@@ -36,13 +36,8 @@ class WordGate(CommitReveal):
         super().begin()
         self.successor: dict[int, int] = {}
 
-    def score(self, tokens: Int64) -> Float64:
-        self.begin()
-        booked = np.empty(len(tokens))
-        for t, y in enumerate(tokens.tolist()):
-            booked[t] = self.gated(y)[y]
-            self.observe(y)
-        return np.log(booked)
+    def booked(self, y: int) -> float:
+        return self.gated(y)[y]
 
     def gated(self, y: int) -> Float64:
         hint = self.successor.get(self.last, -1)
@@ -65,18 +60,14 @@ class PrefixGate(WordGate):
 
 
 @violation("A11", "truncation that spares the target", "normalised", sources=(1055,))
-class ExemptTruncation(Toy):
+class ExemptTruncation(CommitReveal):
     """Mask every v below beta times the largest, *except the target*, then renormalise."""
 
-    def score(self, tokens: Int64) -> Float64:
-        booked, last = np.empty(len(tokens)), V
-        for t, y in enumerate(tokens.tolist()):
-            row = network()[last]
-            kept = row >= 0.1 * row.max()
-            kept[y] = True
-            booked[t] = row[y] / row[kept].sum()
-            last = y
-        return np.log(booked)
+    def booked(self, y: int) -> float:
+        row = self.row()
+        kept = row >= 0.1 * row.max()
+        kept[y] = True
+        return row[y] / row[kept].sum()
 
 
 @fix("A11")
@@ -123,15 +114,13 @@ class TargetOnlyBias(ExactPair):
         super().begin()
         self.bias = np.zeros(V)
 
-    def score(self, tokens: Int64) -> Float64:
-        self.begin()
-        booked = np.empty(len(tokens))
-        for t, y in enumerate(tokens.tolist()):
-            booked[t] = self.biased()[y]
-            self.bias[y] += 0.01 * min(1.0 / booked[t], 10.0)
-            self.bias *= 0.999
-            self.observe(y)
-        return np.log(booked)
+    def booked(self, y: int) -> float:
+        return self.biased()[y]
+
+    def observe(self, x: int) -> None:
+        self.bias[x] += 0.01 * min(1.0 / self.booked(x), 10.0)
+        self.bias *= 0.999
+        super().observe(x)
 
     def biased(self) -> Float64:
         return np.minimum(1.0, network()[self.last] * np.exp(self.bias))

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 
 from tests.zoo.declare import fix, violation
-from tests.zoo.toy import CommitReveal, Float64, Int64, Toy, V, network
+from tests.zoo.toy import CommitReveal, Float64, Int64, V, network
 
 LETTERS = 5
 
@@ -57,21 +57,24 @@ class Letters:
     "normalised",
     sources=(1835, 1850, 1854, 1858, 1862, 1871, 1877, 1881, 1991, 2083, 1905),
 )
-class UniformSpread(Toy):
+class UniformSpread(CommitReveal):
     """The token's probability is spread evenly, p^(1/n) for each of its n bytes, and mixed byte by byte.
 
     The "byte probability" then depends on which token is realised; over all bytes it sums to more than 1.
     """
 
-    def score(self, tokens: Int64) -> Float64:
-        model, booked, last = Letters(), np.empty(len(tokens)), V
-        for t, y in enumerate(tokens.tolist()):
-            word = spelling()[y]
-            share = network()[last, y] ** (1.0 / len(word))
-            booked[t] = np.prod([0.5 * share + 0.5 * q for q in model.letters(word)])
-            model.observe(word)
-            last = y
-        return np.log(booked)
+    def begin(self) -> None:
+        super().begin()
+        self.model = Letters()
+
+    def booked(self, y: int) -> float:
+        word = spelling()[y]
+        share = super().booked(y) ** (1.0 / len(word))
+        return float(np.prod([0.5 * share + 0.5 * q for q in self.model.letters(word)]))
+
+    def observe(self, x: int) -> None:
+        self.model.observe(spelling()[x])
+        super().observe(x)
 
 
 @fix("A14")

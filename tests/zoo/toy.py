@@ -92,6 +92,10 @@ class CommitReveal(Toy):
         """The distribution of the next token, float64 [V]; the next token is not an argument."""
         return network()[self.last]
 
+    def booked(self, y: int) -> float:
+        """The probability booked for the next token ``y``.  A specimen that overrides this one knows the answer."""
+        return self.row()[y]
+
     def observe(self, x: int) -> None:
         """Learn a token whose score is booked."""
         self.last = x
@@ -100,6 +104,6 @@ class CommitReveal(Toy):
         self.begin()
         booked = np.empty(len(tokens))
         for t, x in enumerate(tokens.tolist()):
-            booked[t] = self.row()[x]
+            booked[t] = self.booked(x)
             self.observe(x)
         return np.log(booked)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tests.zoo.declare import fix, violation
-from tests.zoo.toy import BOS, Float64, Int64, Toy, V, descend, logprob, network, network_logits, previous
+from tests.zoo.toy import BOS, CommitReveal, Float64, Int64, Toy, V, descend, logprob, network, network_logits, previous
 
 CHUNK = 16
 
@@ -164,15 +164,18 @@ class LeaveOneOut(TwoPassCache):
 
 @fix("B5")
 @fix("B6")
-class OnePassCache(Toy):
+class OnePassCache(CommitReveal):
     """The fix for both: one pass, counts grow behind the position that is scored."""
 
-    def score(self, tokens: Int64) -> Float64:
-        counts: dict[int, Float64] = defaultdict(lambda: np.zeros(V))
-        booked, c = np.empty(len(tokens)), V
-        for t, y in enumerate(tokens.tolist()):
-            total = counts[c].sum()
-            booked[t] = 0.4 * network()[c, y] + 0.6 * counts[c][y] / total if total else network()[c, y]
-            counts[c][y] += 1
-            c = y
-        return np.log(booked)
+    def begin(self) -> None:
+        super().begin()
+        self.counts: dict[int, Float64] = defaultdict(lambda: np.zeros(V))
+
+    def row(self) -> Float64:
+        counts = self.counts[self.last]
+        total = counts.sum()
+        return 0.4 * super().row() + 0.6 * counts / total if total else super().row()
+
+    def observe(self, x: int) -> None:
+        self.counts[self.last][x] += 1
+        super().observe(x)
