@@ -47,8 +47,7 @@ def _value(value: Any) -> str:
 def ladders_for(
     model: Any, chunk_tokens: int, *, ranks: int = 1, corpus: str | None = None, own: Ladder | None = None
 ) -> tuple[str, list[Ladder]]:
-    """(plan of the plain pass, ladders): what this model can do in chunks of so many
-    targets, the likeliest first."""
+    """(plan of the plain pass, ladders): what this model can do in chunks of so many targets, the likeliest first."""
     window = min(512, model.max_seq_len or 512)
     block = chunk_tokens if chunk_tokens < 2048 else 2048
     segment = 0 if ranks == 1 else chunk_tokens

@@ -104,6 +104,9 @@ class Candidate:
         }
 
 
+Place = Callable[[dict[str, float], Shape, Plan, float], Seconds]
+
+
 @dataclass(frozen=True)
 class Ask:
     """What is wanted: ``budget`` seconds for ``targets``; the search itself may take ``seconds``.
@@ -114,7 +117,7 @@ class Ask:
     budget: float
     targets: int
     seconds: float
-    place: Callable[[dict[str, float], Shape, Plan, float], Seconds]
+    place: Place
     chunk_tokens: int = 1024
     batch_tokens: int = 8192
     seed: int = 0
@@ -157,9 +160,6 @@ def choose(candidates: Sequence[Candidate]) -> Candidate:
 
 def _merit(c: Candidate) -> tuple[float, float]:
     return c.bpb, c.seconds.total
-
-
-Place = Callable[[dict[str, float], Shape, Plan, float], Seconds]
 
 
 def here(parts: dict[str, float], shape: Shape, plan: Plan, noise: float) -> Seconds:

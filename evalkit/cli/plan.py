@@ -12,7 +12,7 @@ from evalkit.cli.session import json_flag, tell
 from evalkit.machine import usable_cpus
 
 if TYPE_CHECKING:
-    from evalkit.budget.plan import Found
+    from evalkit.budget.plan import Ask, Found, Place
 
 EPILOG = """examples:
   evalkit plan --text mine.jsonl --budget 600 --targets 1000000 --out plans/a
@@ -72,40 +72,24 @@ def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
     from evalkit.adapters.registry import make_adapter
     from evalkit.budget.diary import Diary
     from evalkit.budget.ladders import Ladder, ladders_for
-    from evalkit.budget.plan import BUSY, Ask, Search
+    from evalkit.budget.plan import Search
     from evalkit.cli.session import open_parts, say
     from evalkit.legality.provenance import check_planned
     from evalkit.models.device import threads
     from evalkit.scoring.environment import code_fingerprint, environment
     from evalkit.scoring.score import run_folder
     from evalkit.stream import open_stream
-    from evalkit.stream.corpus import write_corpus
 
     folder = run_folder(args.out)
     assert folder is not None
     settings = recipe.run
     settings.planned_on = None
     model, stream, _, _ = open_parts(recipe)
-    tokenizer, kept = stream.tokenizer, folder / "calibration.ekc"
-    end = len(stream.tokens) - int(stream.tokens[-1] == tokenizer.bos_id)
-    write_corpus(
-        kept, stream.tokens[:end], vocab_size=tokenizer.vocab_size, bos_id=tokenizer.bos_id,
-        tokenizer=tokenizer.fingerprint, text_bytes=stream.total_bytes,
-    )  # fmt: skip
+    kept = _keep(stream, folder)
     if args.scored:
-        say(check_planned(str(kept), open_stream(args.scored, tokenizer, lossy=settings.lossy)))
-    targets = args.targets or stream.n_targets
-    large = targets >= 200_000
+        say(check_planned(str(kept), open_stream(args.scored, stream.tokenizer, lossy=settings.lossy)))
     place, ranks, where = _place(args.target, model, stream)
-    ask = Ask(
-        settings.budget,
-        targets,
-        args.search_seconds or settings.budget,
-        place,
-        chunk_tokens=args.chunk_tokens or (8192 if large else 1024),
-        batch_tokens=settings.batch_tokens,
-        seed=settings.seed,
-    )
+    ask = _ask(args, settings, stream, place)
     own = Ladder(settings.plan, (), tuple(recipe.adapters)) if args.recipe and settings.plan else None
     plain, ladders = ladders_for(model, ask.chunk_tokens, ranks=ranks, corpus=args.corpus, own=own and _families(own))
     used = [make_adapter(*a) for ladder in ladders for a in (*ladder.learners, *ladder.experts)]
@@ -118,45 +102,64 @@ def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
     }
     search = Search(model, stream, ask, Diary(folder / "search.jsonl", fingerprint), say)
     found = search.find(plain, ladders)
-    run = {
-        "checkpoint": _absolute(settings.checkpoint),
-        "tokenizer": _absolute(settings.tokenizer),
-        "trust_causal": settings.trust_causal or None,
-        "lossy": settings.lossy or None,
-        "plan": found.chosen.plan,
-        "chunk_tokens": ask.chunk_tokens,
-        "batch_tokens": ask.batch_tokens,
-        "seed": ask.seed,
-        "budget": ask.budget,
-        "device": args.device,
-        "threads": args.threads,
-        "nproc": ranks if ranks > 1 else None,
-        "planned_on": kept.name,
-    }
     return {
         "schema": 1,
-        "ask": {"budget": ask.budget, "targets": targets, "where": where, "threads": threads()},
+        "ask": {"budget": ask.budget, "targets": ask.targets, "where": where, "threads": threads()},
         "calibration": {
             "fingerprint": stream.fingerprint,
             "documents": len(stream.doc_start),
             "targets": stream.n_targets,
         },
-        "run": run,
-        **_answer(found),
-        "search": {
-            "spent": found.spent,
-            "allowed": ask.seconds,
-            "searched_documents": found.searched_documents,
-            "held_documents": found.held_documents,
-            "busy": found.busy,
-            "busy_below": BUSY,
+        "run": {
+            "checkpoint": _absolute(settings.checkpoint),
+            "tokenizer": _absolute(settings.tokenizer),
+            "trust_causal": settings.trust_causal or None,
+            "lossy": settings.lossy or None,
+            "plan": found.chosen.plan,
+            "chunk_tokens": ask.chunk_tokens,
+            "batch_tokens": ask.batch_tokens,
+            "seed": ask.seed,
+            "budget": ask.budget,
+            "device": args.device,
+            "threads": args.threads,
+            "nproc": ranks if ranks > 1 else None,
+            "planned_on": kept.name,
         },
+        **_answer(found, ask.seconds),
         "environment": environment(str(model.device)),
     }
 
 
-def _answer(found: Found) -> dict[str, Any]:
-    from evalkit.budget.plan import more_seconds, wasted
+def _keep(stream: Any, folder: Path) -> Path:
+    """The calibration text as a corpus beside the plan, so that a later run can see whether it scores the same documents."""
+    from evalkit.stream.corpus import write_corpus
+
+    tokenizer, path = stream.tokenizer, folder / "calibration.ekc"
+    end = len(stream.tokens) - int(stream.tokens[-1] == tokenizer.bos_id)
+    write_corpus(
+        path, stream.tokens[:end], vocab_size=tokenizer.vocab_size, bos_id=tokenizer.bos_id,
+        tokenizer=tokenizer.fingerprint, text_bytes=stream.total_bytes,
+    )  # fmt: skip
+    return path
+
+
+def _ask(args: argparse.Namespace, settings: Any, stream: Any, place: Place) -> Ask:
+    from evalkit.budget.plan import Ask
+
+    targets = args.targets or stream.n_targets
+    return Ask(
+        settings.budget,
+        targets,
+        args.search_seconds or settings.budget,
+        place,
+        chunk_tokens=args.chunk_tokens or (8192 if targets >= 200_000 else 1024),
+        batch_tokens=settings.batch_tokens,
+        seed=settings.seed,
+    )
+
+
+def _answer(found: Found, allowed: float) -> dict[str, Any]:
+    from evalkit.budget.plan import BUSY, more_seconds, wasted
 
     chosen, plain = ({**c.json(), "forecast": c.seconds.json()} for c in (found.chosen, found.plain))
     gain, low, high = found.at_size
@@ -172,10 +175,18 @@ def _answer(found: Found) -> dict[str, Any]:
         "tried": found.tried,
         "more": more_seconds(found),
         "waste": wasted(found),
+        "search": {
+            "spent": found.spent,
+            "allowed": allowed,
+            "searched_documents": found.searched_documents,
+            "held_documents": found.held_documents,
+            "busy": found.busy,
+            "busy_below": BUSY,
+        },
     }
 
 
-def _place(target: str | None, model: Any, stream: Any) -> tuple[Any, int, str]:
+def _place(target: str | None, model: Any, stream: Any) -> tuple[Place, int, str]:
     """(how seconds here become seconds there, ranks, where)."""
     from evalkit.budget.plan import elsewhere, here
 

@@ -8,12 +8,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from evalkit.cli.recipe import ASSETS, Recipe
+from evalkit.cli.recipe import ASSETS, Recipe, RunSettings
 from evalkit.errors import InputError
+
+if TYPE_CHECKING:
+    from evalkit.scoring.run import ScoreOptions
 
 FIELD_TOKENIZERS = {1024: ASSETS / "fineweb_1024_bpe.model"}
 """Vocabulary -> the tokenizer that the field's checkpoints of that size were trained with."""
@@ -162,43 +165,20 @@ def make_guard(recipe: Recipe, stopping: Callable[[], bool]) -> Any:
     return Shedding(run.budget, run.shed, stopping=stopping) if run.shed else Deadline(run.budget, stopping=stopping)
 
 
-def execute(
-    recipe: Recipe,
-    out: str | None,
-    quiet: bool = False,
-    stopping: Callable[[], bool] = lambda: False,
-    lead: Any = None,
-) -> Any:
-    """Open, score with progress, return the Result.
-
-    ``stopping``: True once the process was asked to end.  ``lead``: the harness's rank 0, when there are ranks.
-    """
-    from evalkit.cli.progress import Progress
+def _options(run: RunSettings, model: Any, stream: Any, ranks: int | str) -> ScoreOptions:
+    """What the record of the run says of its settings, resolved."""
     from evalkit.legality.provenance import planned_record
     from evalkit.models.hf import HuggingFaceModel
-    from evalkit.report.trackers.tracker import open_trackers
-    from evalkit.scoring.run import ScoreOptions, run_folder
-    from evalkit.scoring.score import score
+    from evalkit.scoring.run import ScoreOptions
 
-    run_folder(out)  # refuse a folder that cannot be written before the model is opened
-
-    run = recipe.run
-    trackers = open_trackers(run.tracker, say)
-    guard = make_guard(recipe, stopping)
-    if run.threads is None and (kept := threads_of(out)) is not None:
-        say(f"threads: {kept}, as the run in {out} began")
-        run.threads = kept
-    model, stream, plan, adapters = open_parts(recipe)
-    if lead is not None:
-        adapters = lead.wrap(adapters)
-    options = ScoreOptions(
+    return ScoreOptions(
         chunk_tokens=run.chunk_tokens,
         batch_tokens=run.batch_tokens,
         seed=run.seed,
         sentinel=run.sentinel,
         budget_seconds=run.budget,
         save_scores=run.save_scores,
-        ranks=run.nproc if lead is not None and lead.ties_ranks else "any",
+        ranks=ranks,
         extra={
             "checkpoint": run.checkpoint or "bundled",
             "trust_causal": run.trust_causal,
@@ -213,6 +193,36 @@ def execute(
             **({"planned_on": planned_record(run.planned_on)} if run.planned_on else {}),
         },
     )
+
+
+def execute(
+    recipe: Recipe,
+    out: str | None,
+    quiet: bool = False,
+    stopping: Callable[[], bool] = lambda: False,
+    lead: Any = None,
+) -> Any:
+    """Open, score with progress, return the Result.
+
+    ``stopping``: True once the process was asked to end.  ``lead``: the harness's rank 0, when there are ranks.
+    """
+    from evalkit.cli.progress import Progress
+    from evalkit.report.trackers.tracker import open_trackers
+    from evalkit.scoring.run import run_folder
+    from evalkit.scoring.score import score
+
+    run_folder(out)  # refuse a folder that cannot be written before the model is opened
+
+    run = recipe.run
+    trackers = open_trackers(run.tracker, say)
+    guard = make_guard(recipe, stopping)
+    if run.threads is None and (kept := threads_of(out)) is not None:
+        say(f"threads: {kept}, as the run in {out} began")
+        run.threads = kept
+    model, stream, plan, adapters = open_parts(recipe)
+    if lead is not None:
+        adapters = lead.wrap(adapters)
+    options = _options(run, model, stream, run.nproc if lead is not None and lead.ties_ranks else "any")
     with trackers, Progress(stream.n_targets, quiet=quiet) as progress:
 
         def on_chunk(booked: Any) -> None:

@@ -1,1 +1,1 @@
-"""Which other tools can call evalkit?"""
+"""Other tools that call evalkit."""

@@ -1,4 +1,4 @@
-"""How does lm-evaluation-harness call evalkit?  As a model named ``evalkit``; one process to the harness.
+"""lm-evaluation-harness calls evalkit as a model named ``evalkit``; one process to the harness.
 
     evalkit lm-eval --tasks wikitext --model_args checkpoint=model.ek,adapters=ppm+match
 

@@ -1,4 +1,4 @@
-"""What does each text of a list cost?  Another harness asks in requests; the engine scores streams.
+"""The cost of each text of a list: another harness asks in requests; the engine scores streams.
 
 A list of texts becomes one stream, documents in the order given, and each text gets the nats of its own tokens.  The BOS
 that ends a document belongs to the stream, not to a text: other harnesses do not count it, so it is left out here.
