@@ -126,12 +126,12 @@ def test_a_dead_child_is_a_fault_not_a_crash() -> None:
     ("name", "code", "verdict"),
     [
         ("ChattyAtImport", 0, "legal"),
-        ("Prints", 0, "legal"),
         ("Crashes", 1, "inconclusive"),
-        ("Infinite", 1, "inconclusive"),
-        ("Positive", 1, "violation"),
-        ("Impossible", 0, "legal"),
-        ("DeepRecursion", 1, "inconclusive"),
+        pytest.param("Prints", 0, "legal", marks=pytest.mark.slow),
+        pytest.param("Infinite", 1, "inconclusive", marks=pytest.mark.slow),
+        pytest.param("Positive", 1, "violation", marks=pytest.mark.slow),
+        pytest.param("Impossible", 0, "legal", marks=pytest.mark.slow),
+        pytest.param("DeepRecursion", 1, "inconclusive", marks=pytest.mark.slow),
     ],
 )
 def test_json_on_stdout_stays_clean(name: str, code: int, verdict: str, capfd: pytest.CaptureFixture[str]) -> None:

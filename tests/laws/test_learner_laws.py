@@ -17,10 +17,11 @@ from evalkit.plan import parse_plan
 from evalkit.scoring.score import score
 from tests.kit import COMMON, LEARNERS, PLANS, adapters_of, fused, golf, strict, tiny_stream
 
-CASES = [(name, plan) for name in LEARNERS for plan in PLANS if plan == "sliding" or name in ("slot", "phased_ttt")]
+CASES = [(name, "sliding") for name in LEARNERS] + [("slot", plan) for plan in PLANS if plan != "sliding"]
+LATER = [("phased_ttt", plan) for plan in PLANS if plan != "sliding"]
 
 
-@pytest.mark.parametrize(("name", "plan"), CASES)
+@pytest.mark.parametrize(("name", "plan"), [*CASES, *(pytest.param(*c, marks=pytest.mark.slow) for c in LATER)])
 def test_strict_is_fused_and_the_user_s_model_is_left_alone(name: str, plan: str, tmp_path: Path) -> None:
     model, stream = golf(), tiny_stream(tmp_path, 260)
     weights = copy.deepcopy(model.state_dict())
@@ -46,7 +47,7 @@ def unchanged(name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-@pytest.mark.parametrize("at", [70, 201, 255])
+@pytest.mark.parametrize("at", [70, pytest.param(201, marks=pytest.mark.slow), 255])
 def test_a_changed_suffix_changes_no_earlier_score(name: str, at: int, tmp_path: Path) -> None:
     """Rows of targets up to ``at`` must be the same bits; the score of target ``at`` itself reads another entry."""
     model, stream = golf(), tiny_stream(tmp_path, 300)
