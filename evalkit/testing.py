@@ -32,8 +32,7 @@ def check_adapter(adapter: Any, *, seed: int = 0, effort: Effort | None = None) 
 
     from evalkit.adapters.base import clock_of
     from evalkit.legality.effort import Effort
-    from evalkit.legality.engine.resume import worst_after_resume
-    from evalkit.legality.engine.setup import EngineScorer, stream_of
+    from evalkit.legality.engine.setup import EngineScorer, stream_of, worst_after_resume
     from evalkit.legality.engine.toy import toy_setup
     from evalkit.legality.probes.streams import textlike
     from evalkit.legality.referee import audit

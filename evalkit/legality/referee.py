@@ -11,7 +11,7 @@ import numpy as np
 from evalkit.legality import effort as efforts
 from evalkit.legality.conclude import conclude
 from evalkit.legality.effort import Clock, Effort
-from evalkit.legality.probes import ahead, declared, latin, ledgers, lengths, mass, sanity, strict, suffix, track
+from evalkit.legality.probes import declared, latin, ledgers, lengths, mass, reach, sanity, strict, suffix
 from evalkit.legality.probes.lab import Finding, Lab, Scored
 from evalkit.legality.probes.probe import Outcome, Probe, pack
 from evalkit.legality.probes.shrink import shrink
@@ -115,7 +115,7 @@ def _first_set(lab: Lab) -> None:
     suffix.sweep(lab, scored, 5)
     if lab.vocab_size > efforts.SMALL_VOCABULARY:
         mass.sweep(lab, scored, 0, 1)
-    lab.track = track.detect(lab, scored)
+    lab.track = reach.track(lab, scored)
     sanity.elsewhere(lab, stream.tokens)
 
 
@@ -174,7 +174,7 @@ def _round(lab: Lab, tokens: Int64 | None) -> None:
         lab.say("long streams")
         long = textlike(lab.rng, lab.vocab_size, lab.bos, effort.long_length)
         _both_laws(lab, long, effort.long_cuts, effort.long_forks, effort.screens // 4, beyond=effort.length)
-        lab.track = track.detect(lab, Scored(long, lab.box.score(long.tokens)))
+        lab.track = reach.track(lab, Scored(long, lab.box.score(long.tokens)))
     lab.say("suffixes and sums")
     for i, stream in others:
         _ordinary(lab, i, stream)
@@ -198,7 +198,7 @@ def _stream_order(lab: Lab) -> None:
 
 def _how_far(lab: Lab) -> None:
     if lab.found("causal", "suffix") and not lab.order:
-        ahead.whole_stream(lab)
+        reach.whole_stream(lab)
 
 
 def _streams(lab: Lab, tokens: Int64 | None) -> list[Stream]:

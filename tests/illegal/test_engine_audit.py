@@ -16,8 +16,7 @@ from evalkit.adapters.registry import BUILT_IN, make_adapter, parse_adapter
 from evalkit.cli.main import main
 from evalkit.errors import InputError, LegalityError
 from evalkit.legality.effort import Effort
-from evalkit.legality.engine.resume import worst_after_resume
-from evalkit.legality.engine.setup import EngineScorer, replay, stream_of
+from evalkit.legality.engine.setup import EngineScorer, replay, stream_of, worst_after_resume
 from evalkit.legality.engine.toy import toy_setup
 from evalkit.legality.referee import audit
 from evalkit.legality.scorer import LocalBox

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from evalkit.legality.effort import Clock, Effort
@@ -90,7 +91,7 @@ class Lab:
     recalled: int = 0
     """Tokens of the caller's that were searched for text known by heart."""
     track: dict[str, Any] = field(default_factory=dict)
-    """Track A or B: see track.py."""
+    """Track A or B: see reach.py."""
     first_target: int = 0
     """1 when token 0 is context only."""
     lengths: Lengths = field(default_factory=Lengths)
@@ -140,6 +141,21 @@ class Lab:
 
     def add(self, law: str, probe: Probe, outcome: Outcome) -> None:
         self.findings.append(Finding(law, probe, outcome))
+
+    def absorb(self, other: Lab, world: str) -> None:
+        """Add what another lab saw; its probes are marked with the world they belong to."""
+        for f in other.findings:
+            probe = msgspec.structs.replace(f.probe, world=world)
+            self.findings.append(Finding(f.law, probe, f.outcome, f.confirmed))
+        self.forks += other.forks
+        self.cuts += other.cuts
+        self.notes += [f"{world}: {note}" for note in other.notes]
+        self.strict_rows += other.strict_rows
+        self.strict_updates += other.strict_updates
+        self.screens += other.screens
+        self.columns += other.columns
+        self.contexts |= other.contexts
+        self.contexts_of = max(self.contexts_of, other.contexts_of)
 
 
 @dataclass
