@@ -65,6 +65,8 @@ LEAST_TARGETS = 1024
 NO_TIME = "the search had no time for it; give --search-seconds more"
 BUSY = 0.9
 """Processor seconds over wall seconds of one thread, below which the machine had other work."""
+YET = 0.001
+"""BPB by which an expert may be behind on the sample and stay; see :func:`choose`."""
 LEARNING = 3.0
 """Forward passes that one pass of learning is expected to cost before it is measured."""
 EXPERTS = 0.5
@@ -152,10 +154,20 @@ class Found:
         return kept
 
 
-def choose(candidates: Sequence[Candidate]) -> Candidate:
-    """The lowest BPB among those of the last rung that fit; of equals the quickest.  ValueError when none does."""
+def choose(candidates: Sequence[Candidate], targets: int = 0) -> Candidate:
+    """The lowest BPB among those of the last rung that fit; of equals the quickest.  ValueError when none does.
+
+    ``targets``: size of the run that is planned.  What counts gains with every target, so where the run is longer than the
+    sample, experts that continue the best stack and have not yet paid on the sample (by no more than YET) are kept.
+    """
     last = max(c.rung for c in candidates)
-    return min((c for c in candidates if c.fits and c.rung == last), key=_merit)
+    fit = [c for c in candidates if c.fits and c.rung == last]
+    best = min(fit, key=_merit)
+    if targets <= best.targets:
+        return best
+    n = len(best.adapters)
+    longer = [c for c in fit if c.plan == best.plan and c.adapters[:n] == best.adapters and c.bpb <= best.bpb + YET]
+    return max(longer, key=lambda c: len(c.adapters))
 
 
 def _merit(c: Candidate) -> tuple[float, float]:
@@ -432,8 +444,8 @@ class Search:
         none = self._exact(plain, (), base, base)
         tried = list[str]()
         while feasible:
-            best = min(feasible, key=_merit)
-            feasible.remove(best)
+            best = choose([replace(c, fits=True) for c in feasible], ask.targets)
+            feasible = [c for c in feasible if c.name != best.name]
             if tried and self.spent > ask.seconds:
                 tried.append("the search's time was over before more could be tried")
                 break
