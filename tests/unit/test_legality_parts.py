@@ -75,8 +75,20 @@ def test_unfair_questions_are_refused(probe):
 
 @given(st.sets(st.integers(0, 60), min_size=1, max_size=5), st.integers(61, 90))
 def test_minimise_keeps_what_is_needed_and_nothing_else(needed, total):
-    kept = _minimise(np.arange(total), lambda items: needed <= set(items.tolist()))
+    kept = _minimise(np.arange(total), lambda items: needed <= set(items.tolist()), lambda: False)
     assert set(kept.tolist()) == needed
+
+
+def test_minimise_makes_nothing_once_its_budget_is_spent():
+    made = []
+
+    def holds(items):
+        made.append(len(items))
+        return False
+
+    kept = _minimise(np.arange(4096), holds, lambda: len(made) >= 5)
+    assert len(kept) == 4096
+    assert len(made) == 5
 
 
 @given(

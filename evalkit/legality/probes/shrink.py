@@ -23,9 +23,12 @@ class Budget:
     def __init__(self, lab: Lab, questions: int) -> None:
         self.lab, self.left = lab, questions
 
+    def spent(self) -> bool:
+        return self.left <= 0 or self.lab.late()
+
     def holds(self, probe: Probe) -> bool:
         """Does the probe still show a violation?  (False when the budget is spent, or at a token that is context only.)"""
-        if self.left <= 0 or self.lab.late() or probe.position < self.lab.first_target:
+        if self.spent() or probe.position < self.lab.first_target:
             return False
         self.left -= 1
         try:
@@ -94,7 +97,7 @@ def _fewer_changes(lab: Lab, probe: Probe, budget: Budget) -> Probe:
         back[kept] = other[kept]
         return _with(probe, tokens, back, probe.position)
 
-    return make(_minimise(np.flatnonzero(tokens != other), lambda kept: budget.holds(make(kept))))
+    return make(_minimise(np.flatnonzero(tokens != other), lambda kept: budget.holds(make(kept)), budget.spent))
 
 
 def _cut_tail(lab: Lab, probe: Probe, budget: Budget) -> Probe:
@@ -104,7 +107,7 @@ def _cut_tail(lab: Lab, probe: Probe, budget: Budget) -> Probe:
     if other is not None and len(other) != len(tokens):
         return probe
     extra = 0
-    while least + extra < len(tokens):
+    while least + extra < len(tokens) and not budget.spent():
         stop = least + extra
         tried = _with(probe, tokens[:stop], None if other is None else other[:stop], probe.position)
         if budget.holds(tried):
@@ -126,15 +129,15 @@ def _drop_tokens(lab: Lab, probe: Probe, budget: Budget) -> Probe:
         shorter = None if other is None else other[index[index < len(other)]]
         return _with(probe, tokens[index[index < len(tokens)]], shorter, position)
 
-    return make(_minimise(loose, lambda kept: budget.holds(make(kept))))
+    return make(_minimise(loose, lambda kept: budget.holds(make(kept)), budget.spent))
 
 
-def _minimise(items: Int64, holds: Callable[[Int64], bool]) -> Int64:
-    """Drop blocks of items, halving the block, while ``holds`` stays true of what is kept."""
+def _minimise(items: Int64, holds: Callable[[Int64], bool], spent: Callable[[], bool]) -> Int64:
+    """Drop blocks of items, halving the block, while ``holds`` stays true of what is kept, until the budget is ``spent``."""
     size = len(items)
-    while size >= 1:
+    while size >= 1 and not spent():
         at = 0
-        while at < len(items):
+        while at < len(items) and not spent():
             fewer = np.concatenate([items[:at], items[at + size :]])
             if len(fewer) < len(items) and holds(fewer):
                 items = fewer
