@@ -457,7 +457,7 @@ class Search:
             held = self._exact(best.plan, best.adapters, run, known)
             if not held.fits:
                 tried.append(f"{best.name}: up to {held.seconds.high:.1f} s when run as a whole")
-                slower = held.seconds.total / best.seconds.total
+                slower = held.seconds.high / best.seconds.total  # as a whole, and by as much doubt
                 feasible = [c for c in feasible if c.seconds.total * slower <= ask.budget]
                 continue
             size = whole_gain(run, known, ask.targets, ask.seed)
