@@ -60,9 +60,9 @@ def score(
 
     ``adapters``: experts and learners, in stack order.  ``out``: run directory; an interrupted run there
     resumes with the same bits.  ``forwards(models, plan, stream, needs, info, options)`` makes the forward passes, one per model
-    (used with several processes); ``guard`` decides whether to continue, and with what work.  Whether the model is causal is
-    asked where a checkpoint is opened; of one made in Python, ask it by :func:`evalkit.models.causality.require_causal`.  Raises InputError (wrong input),
-    LegalityError (a law was broken; booked chunks stay booked), DivergenceError (a score that is not finite).
+    (used with several processes); ``guard`` decides whether to continue, and with what work.  Whether a model is causal is asked
+    where a checkpoint is opened; for one made in Python call :func:`evalkit.models.causality.require_causal`.  Raises InputError
+    (wrong input), LegalityError (a law was broken; booked chunks stay booked), DivergenceError (a score that is not finite).
     """
     folder = run_folder(out)
     with one_writer(folder) if folder is not None else nullcontext():
