@@ -135,8 +135,8 @@ def test_a_search_keeps_to_its_seconds_and_a_learner_stays_in_it(
 
     monkeypatch.setattr(Search, "_run", run)
     ask = Ask(seconds, 40_000, seconds, here, chunk_tokens=chunk)
-    plain, ladders = ladders_for(model, ask.chunk_tokens)
-    found = Search(model, stream, ask, Diary(tmp_path / "search.jsonl", {}), lambda text: None).find(plain, ladders)
+    plain, asked = ladders_for(model, ask.chunk_tokens)
+    found = Search(model, stream, ask, Diary(tmp_path / "search.jsonl", {}), lambda text: None).find(plain, asked)
     slowest = max(pace.values()) * chunk
     assert (
         found.spent <= seconds + 4 * slowest
@@ -159,6 +159,7 @@ def text_file(path: Path, words: str, seed: int, documents: int = 24) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def _four_ladders() -> Iterator[None]:
     """So that a search ends because nothing is left to ask, however slow the machine is."""
+
     def few(*args: Any, **more: Any) -> tuple[str, list[Any]]:
         plain, all_of_them = ladders_for(*args, **more)
         return plain, all_of_them[:4]
