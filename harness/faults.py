@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import DivergenceError, EvalkitError, InputError, NoError
+from evalkit.stream.files import write_atomic
 
 LAUNCHED = "EVALKIT_LAUNCHED"
 """Set by our launcher: it speaks for the job, ranks write their words down."""
@@ -44,9 +45,7 @@ def last_words(message: str, code: int, said: bool = False) -> None:
     if not name or Path(name).exists():
         return
     extra = {"timestamp": str(int(time.time())), "py_callstack": message, "code": code, "said": said}
-    temporary = Path(f"{name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}), encoding="utf-8")
-    temporary.replace(name)
+    write_atomic(name, json.dumps({"message": {"message": message, "extraInfo": extra}}).encode())
 
 
 def note_stop(targets: int) -> None:

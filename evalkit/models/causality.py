@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from evalkit.errors import InputError
+from evalkit.stream.files import write_atomic
 
 TOKENS, DEEP_TOKENS = 1024, 2048
 """Longest probe stream, tokens; shorter for models made for less."""
@@ -120,11 +121,9 @@ def require_causal(model: Any, name: str) -> None:
             f"('evalkit audit --checkpoint' says more; --trust-causal skips this check and is written into run.json)"
         )
     if key is not None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, InputError):
             key.parent.mkdir(parents=True, exist_ok=True)
-            draft = key.with_suffix(f".{os.getpid()}.tmp")
-            draft.write_text(json.dumps(asdict(found)) + "\n", encoding="utf-8")
-            draft.replace(key)
+            write_atomic(key, (json.dumps(asdict(found)) + "\n").encode())
 
 
 def _cache_key(model: Any) -> Path | None:

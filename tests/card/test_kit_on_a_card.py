@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from fake_card import NAME, card
 
@@ -13,6 +14,7 @@ from benches.card.sheet import Card
 from benches.card.subjects import SMALLEST
 
 
+@pytest.mark.slow
 def test_the_kit_compares_the_card_with_the_host(tmp_path: Path) -> None:
     with card():
         here = Card(tmp_path, f"{NAME}:0", True, 1.0, time.time(), time.time() + 600.0)
