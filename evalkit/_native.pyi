@@ -231,17 +231,29 @@ class LearnedPpm:
         discount: float = 0.0,
         corpus: CountedCorpus | None = None,
         corpus_orders: list[int] = ...,
+        decide: float = 0.0,
     ) -> None:
         """fast: plain rate of the bias that forgets.  discount: 0 where counts are occurrences.
+
+        decide: AdaGrad rate of the decision about the model's most probable id; above 0 only with side.
 
         corpus and corpus_orders come together; the corpus was counted for this vocabulary and at least these orders.
         """
 
     def begin(self, first_token: int) -> None: ...
     def score(
-        self, tokens: Int32, cands: Int32 | None, p: Float64, entropy: Float64 | None, top: Int32 | None
+        self,
+        tokens: Int32,
+        cands: Int32 | None,
+        p: Float64,
+        entropy: Float64 | None,
+        top: Int32 | None,
+        own: int = 0,
     ) -> Float64:
-        """entropy float64 [n] (nats) and top int32 [n] of the model's row are read only when ``side``."""
+        """entropy float64 [n] (nats) and top int32 [n] of the model's row are read only when ``side``.
+
+        own: with ``decide`` and ``cands``, the column that holds ``top``.
+        """
 
     def count(self, tokens: Int32, cands: Int32) -> None: ...
     def row(self, p: Float64, entropy: Float64 | None, top: Int32 | None) -> Float64: ...
@@ -249,6 +261,10 @@ class LearnedPpm:
     def replay(self, tokens: Int32) -> None: ...
     def weights(self) -> Float64: ...
     def set_weights(self, values: Float64) -> None: ...
+    @property
+    def lasting(self) -> int:
+        """How many of the weights, from the first on, a corpus file may carry."""
+
     @property
     def bytes(self) -> int: ...
     @property

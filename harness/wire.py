@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from evalkit import frames
-from evalkit.adapters.base import Rows, Side
+from evalkit.adapters.base import Rows, Side, named
 from evalkit.errors import EvalkitError
 from evalkit.models.rows import Answer, Question
 
@@ -72,7 +72,7 @@ def unpack_answer(arrays: dict[str, np.ndarray], question: Question) -> Answer:
     side = Side(arrays.get("entropy"), arrays.get("top_id"), arrays.get("top_p"), masses)
     rows = Rows(arrays["weights"], arrays["factors"]) if "weights" in arrays else None
     probed = dict(zip(question.probes, arrays["probed"], strict=True)) if question.probes else {}
-    return Answer(question.lo, question.cands, arrays["logp"], side, rows, probed)
+    return Answer(question.lo, named(question.cands, side), arrays["logp"], side, rows, probed)
 
 
 class Peer:

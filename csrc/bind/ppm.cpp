@@ -52,7 +52,7 @@ template <class Ppm>
 class LearnedFace {
  public:
     explicit LearnedFace(LearnedSettings settings)
-        : vocab_(settings.vocab), side_(settings.side), ppm_(std::move(settings)) {}
+        : vocab_(settings.vocab), side_(settings.side), decides_(settings.decide > 0.0), ppm_(std::move(settings)) {}
 
     void begin(std::int64_t first_token) {
         ppm_.begin(check_id(first_token, vocab_, "first_token"));
@@ -60,11 +60,16 @@ class LearnedFace {
     }
 
     Float64 score(const Int32& tokens, const py::object& cands, const Float64& p, const py::object& entropy,
-                  const py::object& top) {
+                  const py::object& top, std::size_t own) {
         check_begun();
         const Columns c = check_columns(tokens, cands, p, vocab_);
         const SideView side = side_of(entropy, top, c.n);
-        return filled(p, [&](double* to) { ppm_.score(c.tokens, c.n, c.cands, c.k, c.p, side, to); });
+        if (decides_ && c.cands != nullptr) {
+            bool mine = own >= 1 && own < c.k;
+            for (std::size_t i = 0; mine && i < c.n; ++i) mine = c.cands[i * c.k + own] == side.top[i];
+            if (!mine) throw py::value_error("own must be the column of the most probable id");
+        }
+        return filled(p, [&](double* to) { ppm_.score(c.tokens, c.n, c.cands, c.k, own, c.p, side, to); });
     }
 
     void count(const Int32& tokens, const Int32& cands) {
@@ -117,6 +122,7 @@ class LearnedFace {
 
     std::uint32_t vocab_;
     bool side_;
+    bool decides_;
     bool begun_ = false;
     Ppm ppm_;
 };
@@ -142,11 +148,13 @@ void bind_learned(py::module_& m, const char* name) {
         .def(py::init([](std::uint32_t vocab, std::int32_t bos, std::vector<int> orders,
                          std::vector<int> document_orders, double rate, bool side, std::size_t bytes,
                          std::size_t document_bytes, std::size_t expected_tokens, double fast, double discount,
-                         std::shared_ptr<CountedCorpus> corpus, std::vector<int> corpus_orders) {
+                         std::shared_ptr<CountedCorpus> corpus, std::vector<int> corpus_orders, double decide) {
                  check_rising(orders);
                  check_rising(document_orders);
                  if (!(rate >= 0.0 && rate < 1e6)) throw py::value_error("rate must be finite and not negative");
                  if (!(fast >= 0.0 && fast < 1e6)) throw py::value_error("fast must be finite and not negative");
+                 if (!(decide >= 0.0 && decide < 1e6) || (decide > 0.0 && !side))
+                     throw py::value_error("decide must be finite and not negative, and 0 without side");
                  const bool exact = std::is_same_v<Ppm, evalkit::ContinuationPpm>;
                  if (!(discount >= 0.0 && discount < 1.0) || (discount > 0.0 && !exact))
                      throw py::value_error("discount must be within 0..1, and 0 where followers are not counted exactly");
@@ -158,6 +166,7 @@ void bind_learned(py::module_& m, const char* name) {
                  s.rate = rate;
                  s.side = side;
                  s.fast = fast;
+                 s.decide = decide;
                  s.discount = discount;
                  s.bytes = bytes;
                  s.document_bytes = document_bytes;
@@ -176,15 +185,16 @@ void bind_learned(py::module_& m, const char* name) {
              py::kw_only(), py::arg("vocab"), py::arg("bos"), py::arg("orders"), py::arg("document_orders"), py::arg("rate"),
              py::arg("side"), py::arg("bytes"), py::arg("document_bytes"), py::arg("expected_tokens"),
              py::arg("fast") = 0.0, py::arg("discount") = 0.0, py::arg("corpus") = nullptr,
-             py::arg("corpus_orders") = std::vector<int>{})
+             py::arg("corpus_orders") = std::vector<int>{}, py::arg("decide") = 0.0)
         .def("begin", &Face::begin, py::arg("first_token"))
         .def("score", &Face::score, py::arg("tokens").noconvert(), py::arg("cands"), py::arg("p").noconvert(),
-             py::arg("entropy"), py::arg("top"))
+             py::arg("entropy"), py::arg("top"), py::arg("own") = 0)
         .def("count", &Face::count, py::arg("tokens").noconvert(), py::arg("cands").noconvert())
         .def("row", &Face::row, py::arg("p").noconvert(), py::arg("entropy"), py::arg("top"))
         .def("observe", &Face::observe, py::arg("token"))
         .def("replay", &Face::replay, py::arg("tokens").noconvert())
         .def("weights", &Face::weights)
+        .def_property_readonly("lasting", [](const Face& f) { return f.ppm().lasting(); })
         .def("set_weights", &Face::set_weights, py::arg("values").noconvert())
         .def_property_readonly("bytes", [](const Face& f) { return f.ppm().bytes(); })
         .def_property_readonly("frozen_at", [](const Face& f) { return f.ppm().stream().frozen_at(); })

@@ -19,6 +19,13 @@ constexpr double kFirstSquares = 0.1;   // AdaGrad's sum of squares at the start
 constexpr double kDocumentSquares = 3.0;
 constexpr double kFastKeep = 0.97;      // what the bias that forgets keeps of itself at each step of its stage
 constexpr std::size_t kDocumentTokens = 1500;
+constexpr double kCertain = 1e-6;       // nearer to 0 or 1 nothing is decided: 1 - q must be far from its rounding
+constexpr double kPriorCount = 0.4;     // of q in the shares that the decision reads
+constexpr double kDecisionSquares = 1.0;
+
+double within(double p) { return std::min(1.0 - kCertain, std::max(kCertain, p)); }
+double logit(double p) { return std::log(p / (1.0 - p)); }
+double sigmoid(double z) { return 1.0 / (1.0 + std::exp(-z)); }
 
 int log2_floor(std::uint32_t x) { return 31 - __builtin_clz(x); }
 
@@ -124,6 +131,9 @@ void LearnedPpmOf<Table>::begin(std::uint32_t first_token) {
     const std::size_t n = stages_.size() * kOwn;
     own_ = Feature{std::vector<double>(n, 0.0), std::vector<double>(n, kFirstSquares)};
     fast_.fill(0.0);
+    const std::size_t rows = settings_.decide > 0.0 ? 1 + values_of(kSeen) + settings_.vocab : 0;
+    decide_ = Feature{std::vector<double>(rows * kInputs, 0.0), std::vector<double>(rows * kInputs, kDecisionSquares)};
+    for (std::size_t row = 0; row < rows; ++row) decide_.weight[row * kInputs] = 1.0;
     fresh_document();
     for (Table& table : tables_) table.start(first_token);
     corpus_.start(first_token);
@@ -169,6 +179,17 @@ void LearnedPpmOf<Table>::read_hits(std::uint32_t token, std::uint32_t* hits) {
         at(clock, [&](const auto& table) {
             for (const OnClock& x : on_[clock]) hits[x.stage] = table.hit(static_cast<int>(x.order));
         });
+}
+
+// Counts of any token, find() left as it is.
+template <class Table>
+void LearnedPpmOf<Table>::read_counts(std::uint32_t token, std::uint32_t* hits) const {
+    std::array<std::uint32_t, kMaxOrder + 1> counts;
+    for (int clock = 0; clock < kClocks; ++clock) {
+        if (on_[clock].empty()) continue;
+        at(clock, [&](const auto& table) { table.counts_of(token, counts.data()); });
+        for (const OnClock& x : on_[clock]) hits[x.stage] = counts[x.order];
+    }
 }
 
 // Stages that apply at this position and their trust: all of it known before the target.
@@ -263,6 +284,63 @@ void LearnedPpmOf<Table>::learn() {
         kAdagradRow(&shared_[f].weight[row_[f]], &shared_[f].squares[row_[f]], g.data(), rated.data(), width);
 }
 
+// The decision about token h, whose probability before the stages is p: all of it known before the target.
+// counts: of h in every stage.
+template <class Table>
+void LearnedPpmOf<Table>::consider(std::uint32_t h, const std::uint32_t* place, const std::uint32_t* counts, double p) {
+    const double q = other(counts, p);
+    Decision& d = decision_;
+    d = Decision{};
+    d.id = h;
+    d.yes = q;
+    d.made = q >= kCertain && q <= 1.0 - kCertain;
+    if (!d.made) return;
+    const double odds = logit(q);
+    const std::uint32_t* totals = place + 1;
+    const auto evidence = [&](int clock) {
+        for (std::size_t i = on_[clock].size(); i-- > 0;) {
+            const std::size_t s = on_[clock][i].stage;
+            if (totals[s] == 0) continue;
+            const double n = counts[s], total = totals[s];
+            return logit((n + kPriorCount * q) / (total + kPriorCount)) - odds;
+        }
+        return 0.0;
+    };
+    const std::uint32_t here = on_[1].empty() ? 0 : counts[on_[1][0].stage];
+    d.input = {odds, logit(within(p)) - odds, 1.0, evidence(kCorpus), evidence(0), evidence(1),
+               std::log(1.0 + static_cast<double>(here))};
+    d.row = {0, kInputs + row_[kSeen] / width_ * kInputs, (1 + values_of(kSeen) + h) * kInputs};
+    double sum = 0.0;
+    for (std::size_t g = 0; g < kSets; ++g) {
+        for (std::size_t u = 0; u < kInputs; ++u) d.logit[g] += decide_.weight[d.row[g] + u] * d.input[u];
+        sum += d.logit[g];
+    }
+    d.yes = within(sigmoid(sum / static_cast<double>(kSets)));
+    d.others = (1.0 - d.yes) / (1.0 - q);
+}
+
+// The same for the row that row() was given, behind read_place() and prepare().
+template <class Table>
+void LearnedPpmOf<Table>::consider_pending() {
+    const auto h = static_cast<std::uint32_t>(pending_top_);
+    std::uint32_t* counts = places_.data() + counts_from(0);
+    read_counts(h, counts);
+    consider(h, places_.data(), counts, pending_[h]);
+}
+
+template <class Table>
+void LearnedPpmOf<Table>::learn_decision(std::uint32_t token) {
+    const Decision& d = decision_;
+    if (!d.made) return;
+    for (std::size_t g = 0; g < kSets; ++g) {
+        const double error = (token == d.id ? 1.0 : 0.0) - sigmoid(d.logit[g]);
+        for (std::size_t u = 0; u < kInputs; ++u) {
+            const double slope = error * d.input[u];
+            adagrad(decide_.weight[d.row[g] + u], decide_.squares[d.row[g] + u], slope, settings_.decide * slope);
+        }
+    }
+}
+
 // next: the tokens after this one, as far as they are known, for fetching ahead in a new document.
 template <class Table>
 void LearnedPpmOf<Table>::add(std::uint32_t token, const std::int32_t* next, std::size_t n) {
@@ -323,7 +401,6 @@ inline void LearnedPpmOf<Table>::fetch_hints(const std::int32_t* cands, std::siz
 // places: of positions from..to-1 of a text that look_ahead() was told of.
 template <class Table>
 void LearnedPpmOf<Table>::count_range(const Text& text, std::size_t from, std::size_t to, std::uint32_t* places) {
-    std::array<std::uint32_t, kMaxOrder + 1> counts;
     const std::size_t k = text.k;
     for (std::size_t i = from; i < to; ++i, places += place_size(k)) {
         const auto target = static_cast<std::uint32_t>(text.tokens[i]);
@@ -335,11 +412,7 @@ void LearnedPpmOf<Table>::count_range(const Text& text, std::size_t from, std::s
         for (std::size_t j = 1; j < k; ++j) {
             hits += stages_.size();
             if (ids[j] < 0 || std::find(ids, ids + j, ids[j]) < ids + j) continue;  // those of the same id stand before
-            for (int clock = 0; clock < kClocks; ++clock) {
-                if (on_[clock].empty()) continue;
-                at(clock, [&](const auto& table) { table.counts_of(static_cast<std::uint32_t>(ids[j]), counts.data()); });
-                for (const OnClock& x : on_[clock]) hits[x.stage] = counts[x.order];
-            }
+            read_counts(static_cast<std::uint32_t>(ids[j]), hits);
         }
         add(target, text.tokens + i + 1, text.n - i - 1);
     }
@@ -364,6 +437,14 @@ void LearnedPpmOf<Table>::score_range(const Text& text, std::size_t from, std::s
             // Hints often agree with each other, and with the target.
             out[j] = same < j && p[same] == p[j] ? out[same] : other(places + counts_from(same), p[j]);
         }
+        if (settings_.decide > 0.0) {
+            const std::int32_t h = ids[text.own];
+            const auto first = static_cast<std::size_t>(std::find(ids, ids + text.own, h) - ids);
+            consider(static_cast<std::uint32_t>(h), places, places + counts_from(first), p[text.own]);
+            for (std::size_t j = 0; j < k; ++j)
+                if (ids[j] >= 0) out[j] = decided(static_cast<std::uint32_t>(ids[j]), out[j]);
+            learn_decision(target);
+        }
         learn();
         pass(target);
     }
@@ -381,10 +462,10 @@ void LearnedPpmOf<Table>::count(const std::int32_t* tokens, std::size_t n, const
 
 template <class Table>
 void LearnedPpmOf<Table>::score(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k,
-                       const double* p, SideView side, double* out) {
+                                std::size_t own, const double* p, SideView side, double* out) {
     is_pending_ = false;
     if (n == 0) return;
-    const Text text{tokens, n, cands, k};
+    const Text text{tokens, n, cands, k, own};
     if (cands != nullptr) {
         const std::vector<std::uint32_t> known = ahead_.take(n, k);
         if (!known.empty()) return score_range(text, 0, n, known.data(), p, side, out);
@@ -404,6 +485,7 @@ void LearnedPpmOf<Table>::score(const std::int32_t* tokens, std::size_t n, const
             std::uint32_t* hits = places_.data() + counts_from(0);
             read_hits(target, hits);
             mixed(hits, p[target]);
+            if (settings_.decide > 0.0) learn_decision(target);
             learn();
             add(target, tokens + i + 1, n - i - 1);
             pass(target);
@@ -440,6 +522,10 @@ void LearnedPpmOf<Table>::row(const double* p, SideView side, double* out) {
         for (std::size_t j = 0; j < left.size(); ++j)
             out[left[j]] += active.trust * share(counts[j], active);
     }
+    if (settings_.decide > 0.0) {
+        consider_pending();
+        for (std::size_t v = 0; v < vocab; ++v) out[v] = decided(static_cast<std::uint32_t>(v), out[v]);
+    }
 }
 
 template <class Table>
@@ -449,6 +535,10 @@ bool LearnedPpmOf<Table>::observe(std::uint32_t token) {
     ahead_.check_empty();
     read_place(places_.data());
     prepare(places_.data(), pending_entropy_, pending_top_);
+    if (settings_.decide > 0.0) {
+        consider_pending();
+        learn_decision(token);
+    }
     std::uint32_t* hits = places_.data() + counts_from(0);
     read_hits(token, hits);
     mixed(hits, pending_[token]);
@@ -480,15 +570,21 @@ std::vector<double> LearnedPpmOf<Table>::weights() const {
     append(own_);
     for (const Feature& feature : shared_) append(feature);
     if (settings_.fast > 0.0) all.insert(all.end(), fast_.begin(), fast_.begin() + static_cast<std::ptrdiff_t>(stages_.size()));
+    append(decide_);
     return all;
+}
+
+template <class Table>
+std::size_t LearnedPpmOf<Table>::lasting() const {
+    std::size_t n = 2 * own_.weight.size();
+    for (const Feature& feature : shared_) n += 2 * feature.weight.size();
+    return n;
 }
 
 template <class Table>
 bool LearnedPpmOf<Table>::set_weights(const double* values, std::size_t n) {
     const std::size_t fast = settings_.fast > 0.0 ? stages_.size() : 0;
-    std::size_t need = 2 * own_.weight.size() + fast;
-    for (const Feature& feature : shared_) need += 2 * feature.weight.size();
-    if (n != need) return false;
+    if (n != lasting() + fast + 2 * decide_.weight.size()) return false;
     const auto take = [&](std::vector<double>& part) {
         std::copy_n(values, part.size(), part.begin());
         values += part.size();
@@ -500,13 +596,15 @@ bool LearnedPpmOf<Table>::set_weights(const double* values, std::size_t n) {
         take(feature.squares);
     }
     std::copy_n(values, fast, fast_.begin());
+    values += fast;
+    take(decide_.weight);
+    take(decide_.squares);
     return true;
 }
 
 template <class Table>
 std::size_t LearnedPpmOf<Table>::bytes() const {
-    std::size_t numbers = pending_.size() + 2 * own_.weight.size();
-    for (const Feature& feature : shared_) numbers += 2 * feature.weight.size();
+    const std::size_t numbers = pending_.size() + lasting() + 2 * decide_.weight.size();
     return numbers * sizeof(double) + tables_[0].bytes() + tables_[1].bytes();
 }
 

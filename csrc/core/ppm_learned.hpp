@@ -11,6 +11,18 @@
 // distribution.  After the target is booked, each weight takes an AdaGrad step along d log q(target) / d z_s.  A second
 // bias per stage, with a plain rate, forgets a little at every step: it follows where the text is going now.
 //
+// With decide, one more step: is the target h, the model's most probable token?  With q = q(h) after the stages, and odds
+// in place of shares,
+//
+//     logit a = mean over sets g of w_g . x      x = logit q, logit p(h) - logit q, 1, for each clock
+//               logit((n(h) + 0.4 q) / (N + 0.4)) - logit q in its longest context, and log(1 + n(h)) in the document's
+//               shortest one
+//     q'(h) = a, q'(v) = q(v) (1 - a) / (1 - q)
+//
+// The sets: one for all positions, one for each triple of longest contexts, one for each h.  Each learns by AdaGrad as if it
+// answered alone (the first layer of PAQ's mixers); their weights begin at a = q.  Evidence adds up in odds, where the
+// stages can only move from one share to another.
+//
 // Table: GramTable counts occurrences.  ContinuationTable counts, below the longest order, different tokens before; with
 // it a discount d is taken off every count, (n - d) / (N - d followers).
 //
@@ -41,6 +53,7 @@ struct LearnedSettings {
     double fast = 0.0;                  // plain rate of the bias that forgets; 0: none
     double discount = 0.0;              // 0..1, off every count; above 0 only where Table::distinct() is exact
     bool side = false;                  // use entropy and argmax of the model's row
+    double decide = 0.0;                // AdaGrad rate of the decision about the argmax; 0: none; needs side
     std::size_t bytes = 0;              // memory bound of the stream's table
     std::size_t document_bytes = 0;     // memory bound of the document's table
     std::size_t expected_tokens = 0;
@@ -59,8 +72,9 @@ class LearnedPpmOf {
 
     void begin(std::uint32_t first_token);
     // p, out: [n, k].  cands: [n, k] ids, -1 where there is none; null when k == vocab and column v is token v.
-    void score(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k, const double* p,
-               SideView side, double* out);
+    // own: the column of the model's argmax, read with decide and cands.
+    void score(const std::int32_t* tokens, std::size_t n, const std::int32_t* cands, std::size_t k, std::size_t own,
+               const double* p, SideView side, double* out);
     // Count tokens that score() will be given next, with the same cands, so that it need not: no score is read, so this may run
     // in another thread while score() works on what was counted before.  Each call is answered by one of score().  row(),
     // observe() and replay() need that none is left.
@@ -74,6 +88,8 @@ class LearnedPpmOf {
 
     // All weights with their sums of squares, in a fixed order.
     std::vector<double> weights() const;
+    // How many of them, from the first on, say how far counts can be trusted in any text.
+    std::size_t lasting() const;
     // False when the number of values is wrong.
     bool set_weights(const double* values, std::size_t n);
 
@@ -98,12 +114,13 @@ class LearnedPpmOf {
     static constexpr std::size_t kMaxStages = kClocks * kMaxOrder;
     static constexpr std::size_t kTogether = 64;  // positions that are counted before their trusts are worked out
 
-    // Known tokens with their candidates [n, k].
+    // Known tokens with their candidates [n, k], the argmax in column own.
     struct Text {
         const std::int32_t* tokens;
         std::size_t n;
         const std::int32_t* cands;
         std::size_t k;
+        std::size_t own = 0;
     };
     // All that the tables say at one position, S numbers each: the longest contexts seen (1 number), N of each stage, its
     // followers, and the count of each candidate.
@@ -113,6 +130,7 @@ class LearnedPpmOf {
     std::size_t values_of(int feature) const;
     void read_place(std::uint32_t* place) const;
     void read_hits(std::uint32_t token, std::uint32_t* hits);
+    void read_counts(std::uint32_t token, std::uint32_t* hits) const;
     void look_ahead(const std::int32_t* tokens, std::size_t n);
     void count_range(const Text& text, std::size_t from, std::size_t to, std::uint32_t* places);
     void score_range(const Text& text, std::size_t from, std::size_t to, const std::uint32_t* places, const double* p,
@@ -123,6 +141,11 @@ class LearnedPpmOf {
     double other(const std::uint32_t* counts, double p) const;
     int seen(int clock) const;
     void learn();
+    void consider(std::uint32_t h, const std::uint32_t* place, const std::uint32_t* counts, double p);
+    void consider_pending();
+    // The probability of token v after the decision, q before it.
+    double decided(std::uint32_t v, double q) const { return v == decision_.id ? decision_.yes : q * decision_.others; }
+    void learn_decision(std::uint32_t token);
     void add(std::uint32_t token, const std::int32_t* next, std::size_t n);
     void pass(std::uint32_t token);
     void fresh_document();
@@ -169,6 +192,19 @@ class LearnedPpmOf {
     std::size_t rows_ = 0;                            // number of shared features in use
     std::array<double, kMaxStages + 1> q_{};          // of the target, before each active stage and after the last
     std::array<double, kMaxStages> a_{};              // n / N of the target
+
+    // The decision about the model's argmax: sets of weights one after the other, a row of kInputs for each of their values.
+    static constexpr std::size_t kInputs = 7, kSets = 3;
+    Feature decide_;
+    struct Decision {
+        std::uint32_t id = 0;
+        double yes = 0.0, others = 1.0;  // what h gets, and the factor of all others
+        bool made = false;               // false where q(h) is too near to 0 or 1: nothing changes, nothing is learned
+        std::array<double, kInputs> input{};
+        std::array<std::size_t, kSets> row{};
+        std::array<double, kSets> logit{};
+    };
+    Decision decision_;
 
     std::vector<double> pending_;  // the row of p that row() was given
     double pending_entropy_ = 0.0;

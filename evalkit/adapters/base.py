@@ -100,6 +100,19 @@ class Side:
         )
 
 
+TOP = -2
+"""A hint that stands for the model's most probable id: its column bears that id once the row is there.  Needs ``top``."""
+
+
+def named(cands: Int32, side: Side) -> Int32:
+    """Candidates int32 [n, K] with :data:`TOP` replaced by the id that it stands for."""
+    asked = cands == TOP
+    if not asked.any():
+        return cands
+    assert side.top_id is not None
+    return np.where(asked, side.top_id[:, None], cands)
+
+
 @dataclass(frozen=True)
 class TokenChunk:
     """Consecutive targets in stream order, for the fused form.
@@ -253,7 +266,8 @@ class HintingExpert(Expert, Protocol):
     """An expert with ``needs.hints > 0``."""
 
     def propose(self, tokens: Int32) -> Int32:
-        """Return int32 [n, H] hints for the next n targets (-1: none); hint i depends on tokens[:i] only.
+        """Return int32 [n, H] hints for the next n targets (-1: none, TOP: the model's most probable id); hint i depends on
+        tokens[:i] only.
 
         Called for consecutive targets in stream order, always before :meth:`score` or :meth:`row` for the same ones, and
         as far ahead of them as the engine likes.  :meth:`score`, :meth:`row` and :meth:`observe` must therefore keep their own

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from evalkit import _native
-from evalkit.adapters.base import Bool, Float64, Int32, Needs, Rows, Side
+from evalkit.adapters.base import Bool, Float64, Int32, Needs, Rows, Side, named
 from evalkit.errors import DivergenceError
 from evalkit.models.rows import P_FLOOR, Answer, Question, exp_floored
 
@@ -40,9 +40,10 @@ def reduce(logits: Tensor, question: Question, needs: Needs, groups: dict[str, B
         lse, side, rows = _by_torch(logits, question.lo, needs, groups)
     else:
         lse, side, rows = _by_kernel(cells, question.lo, needs, groups)
-    logp = _pick(logits, lse, question.cands if rows is None else question.cands[:, :1])
+    cands = named(question.cands, side)
+    logp = _pick(logits, lse, cands if rows is None else cands[:, :1])
     probed = {t: _row(logits, lse, rows, t - question.lo) for t in question.probes}
-    return Answer(question.lo, question.cands, logp, side, rows, probed)
+    return Answer(question.lo, cands, logp, side, rows, probed)
 
 
 def native_cells(logits: Tensor) -> Cells | None:

@@ -26,7 +26,7 @@ P_FLOOR = 1e-300
 class Question:
     """What is asked of the rows of targets [lo, hi) before they are computed; it follows from tokens and seeds alone.
 
-    cands int32 [n, K]: column 0 the targets, then hints (-1 where there is none).
+    cands int32 [n, K]: column 0 the targets, then hints (-1 where there is none, TOP for the model's most probable id).
     probes: the targets whose whole row is wanted, in order.
     """
 
@@ -57,7 +57,7 @@ def ask_targets(tokens: npt.NDArray[np.integer]) -> Ask:
 class Answer:
     """Targets [lo, hi), finished: all that the stack reads of their rows, on the host.
 
-    cands int32 [n, K] as they were asked.
+    cands int32 [n, K] as they were asked, TOP replaced by the id.
     logp float64 [n, K] nats (negative) of them, a hint of -1 reads token 0; [n, 1], the targets', where rows is there.
     side: the prefix-only scalars.  rows: the whole rows for a stack that reads them, None for all others.
     probed: the whole row, float64 [V] probabilities, of each target that was probed.

@@ -112,7 +112,11 @@ def alone(make: Any, plan: Plan) -> Any:
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("stack", [("ppm",), (Repeater, "ppm"), (Halver,)], ids=["ppm", "hints", "rows"])
+@pytest.mark.parametrize(
+    "stack",
+    [("ppm",), (Repeater, "ppm"), (Halver,), (Repeater, "ppm:decide=0.1"), (Halver, "ppm:decide=0.1")],
+    ids=["ppm", "hints", "rows", "top", "top behind rows"],
+)
 def test_experts_score_the_same_bits_on_any_number_of_ranks(
     checkpoint: Path, text: Path, plan: str, stack: tuple[Any, ...]
 ) -> None:

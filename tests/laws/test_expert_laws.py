@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.adapters import stack as stack_module
-from evalkit.adapters.base import Side, StreamInfo, TokenChunk, TokenLedger
+from evalkit.adapters.base import Side, StreamInfo, TokenChunk, TokenLedger, named
 from evalkit.adapters.experts.ppm import Ppm, PpmSettings
 from evalkit.adapters.registry import parse_adapter
 from evalkit.adapters.stack import Stack
@@ -31,6 +31,9 @@ EXPERTS = [
     "ppm:corpus={corpus}",
     "ppm:corpus={corpus},corpus_orders=[2,5],counts=continuations,side=false,document=[]",
     "ppm:corpus={trusted},fast=0.5",
+    "ppm:decide=0.05",
+    "ppm:corpus={trusted},counts=continuations,fast=0.5,decide=2",
+    "ppm:document=[],decide=0.3|ppm:decide=0.05,orders=[2,4]|hedge",
     "ppm|ppm:escape=dirichlet",
     "ppm:escape=dirichlet",
     "ppm:escape=dirichlet,c=4,min_count=2",
@@ -122,10 +125,9 @@ class Case:
     def fused(self, stack: Stack, lo: int, hi: int, tokens: np.ndarray | None = None) -> np.ndarray:
         """Probability of the targets lo..hi-1 after the last stage, by the fused spelling on gathered columns."""
         tokens = self.tokens[lo:hi] if tokens is None else tokens[lo:hi]
-        hints = stack.propose(tokens)
-        cands = np.concatenate((tokens[:, None], hints), axis=1)
-        picked = np.take_along_axis(self.p[lo:hi], np.maximum(cands, 0), axis=1)
         side = cut(self.side, lo, hi)
+        cands = named(np.concatenate((tokens[:, None], stack.propose(tokens)), axis=1), side)
+        picked = np.take_along_axis(self.p[lo:hi], np.maximum(cands, 0), axis=1)
         return stack.score(tokens, cands, self.p[lo:hi] if stack.needs.rows else picked, side)[-1]
 
     def strict(self, stack: Stack, lo: int, hi: int) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -91,6 +91,7 @@ def test_a_full_table_keeps_what_it_has(seed: int, vocab: int, spare: int) -> No
     discount=st.sampled_from([None, 0.0, 0.7]),
     corpus_orders=st.lists(st.integers(1, 8), max_size=5, unique=True),
     corpus_tokens=st.integers(1, 200),
+    decide=st.sampled_from([0.0, 0.05, 1.0]),
 )
 def test_learned_rows_are_the_twins(
     seed: int,
@@ -103,6 +104,7 @@ def test_learned_rows_are_the_twins(
     discount: float | None,
     corpus_orders: list[int],
     corpus_tokens: int,
+    decide: float,
 ) -> None:
     """discount None: occurrences; else continuations.  The corpus: text of the same words, cut anywhere."""
     stream_orders = tuple(sorted(orders)) if orders or document else (1,)
@@ -115,6 +117,7 @@ def test_learned_rows_are_the_twins(
         counts="occurrences" if discount is None else "continuations",
         discount=discount or 0.0,
         corpus_orders=tuple(sorted(corpus_orders)) or (1,),
+        decide=decide if side else 0.0,
     )
     both = stream(seed, vocab, 120 + corpus_tokens)
     x, text, p = both[:120], both[120:] if corpus_orders else both[:0], rows(seed, vocab, 119)
@@ -135,6 +138,7 @@ def test_learned_rows_are_the_twins(
         discount=discount or 0.0,
         corpus=corpus,
         corpus_orders=sorted(corpus_orders),
+        decide=config.decide,
     )
     kernel.begin(int(x[0]))
     twin = NaiveLearned(config, int(x[0]), bos=1, corpus=text.tolist())

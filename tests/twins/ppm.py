@@ -79,6 +79,7 @@ class NaiveLearned:
         self.stages = [(k, clock) for k in range(1, 25) for clock in order_of_clocks if k in used[clock]]
         self.weights: dict[tuple, list[float]] = {}
         self.fast = dict.fromkeys(self.stages, 0.0)
+        self.decisions: dict[tuple, list[list[float]]] = {}
         self.tokens = (first_token, first_token)
 
     def _counts(self, clock: int, first_token: int, frozen_at: int = -1) -> NaiveCounts | NaiveNgrams:
@@ -115,8 +116,30 @@ class NaiveLearned:
                 cut = self.cut(clock)
                 total = float(sum(counts.values())) - cut * float(len(counts))
                 self.active.append((counts, total, cut, 1.0 / (1.0 + math.exp(-z)), weights, (order, clock)))
-        self.base = p
-        return np.array([self._chain(v)[-1][0] for v in range(len(p))])
+        self.base, self.top, self.seen = p, top, seen
+        row = [self._chain(v)[-1][0] for v in range(len(p))]
+        return np.array(self._decided(row) if self.settings.decide > 0 else row)
+
+    def _decided(self, row: list[float]) -> list[float]:
+        """The row after the decision about ``top``; keeps what observe() learns from."""
+        h, q = self.top, row[self.top]
+        self.inputs: list[float] = []
+        if not 1e-6 <= q <= 1 - 1e-6:
+            return row
+        clamped = min(1 - 1e-6, max(1e-6, float(self.base[h])))
+        odds = math.log(q / (1 - q))
+        contexts = [[self._at(k, c) for k, clock in self.stages if clock == c] for c in (2, 0, 1)]
+        known = [[counts for counts in context if counts] for context in contexts]
+        here = contexts[2][0].get(h, 0) if contexts[2] else 0
+        evidence = [_evidence(context[-1], h, q) - odds if context else 0.0 for context in known]
+        self.inputs = [odds, math.log(clamped / (1 - clamped)) - odds, 1.0, *evidence, math.log(1.0 + here)]
+        keys = [("all",), ("seen", self.seen), ("id", h)]
+        self.sets = [
+            self.decisions.setdefault(key, [[float(u == 0), 1.0] for u in range(len(self.inputs))]) for key in keys
+        ]
+        self.logits = [_sum(w[0] * x for w, x in zip(ws, self.inputs, strict=True)) for ws in self.sets]
+        yes = min(1 - 1e-6, max(1e-6, _sigmoid(_sum(self.logits) / 3.0)))
+        return [yes if v == h else row[v] * ((1.0 - yes) / (1.0 - q)) for v in range(len(row))]
 
     def cut(self, clock: int) -> float:
         """What is taken off every count of a clock; the corpus counts occurrences."""
@@ -156,6 +179,12 @@ class NaiveLearned:
                 w[0] += self.settings.rate * g / math.sqrt(w[1])
             self.fast[stage] = 0.97 * (self.fast[stage] + self.settings.fast * g)
             tail *= 1.0 - trust
+        if self.settings.decide > 0 and self.inputs:
+            for weights, z in zip(self.sets, self.logits, strict=True):
+                for w, x in zip(weights, self.inputs, strict=True):
+                    g = (float(token == self.top) - _sigmoid(z)) * x
+                    w[1] += g * g
+                    w[0] += self.settings.decide * g / math.sqrt(w[1])
         self._count(token)
 
     def _count(self, token: int) -> None:
@@ -167,3 +196,21 @@ class NaiveLearned:
             self.weights = {k: w for k, w in self.weights.items() if k[2] != "document"}
         else:
             self.clocks[1].add(token)
+
+
+def _evidence(counts: dict[int, int], h: int, q: float) -> float:
+    """Log odds of h after this context, a little of q mixed in."""
+    p = (counts.get(h, 0) + 0.4 * q) / (float(sum(counts.values())) + 0.4)
+    return math.log(p / (1 - p))
+
+
+def _sigmoid(z: float) -> float:
+    return 1.0 / (1.0 + math.exp(-z))
+
+
+def _sum(numbers: Iterable[float]) -> float:
+    """From the left, without compensation."""
+    total = 0.0
+    for x in numbers:
+        total += x
+    return total

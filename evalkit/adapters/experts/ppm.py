@@ -11,6 +11,9 @@ the corpus counts occurrences always.
 MacKay and Peto 1995.)
 
 Either way a row sums to 1, because N is the sum of its stored pairs.
+
+``decide``, behind the learned stages: is the target the model's most probable id h?  A logistic mixture of the evidence for
+h in each clock's longest context moves q(h) to a, and every other q(v) to q(v) (1 - a) / (1 - q(h)).
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from evalkit.adapters.base import Float64, Int32, Needs, Receipt, Side, StreamInfo
+from evalkit.adapters.base import TOP, Float64, Int32, Needs, Receipt, Side, StreamInfo, TokenChunk
 from evalkit.adapters.experts.corpus import counted, open_corpus, overlap
 from evalkit.adapters.experts.native import (
     MIB,
@@ -85,6 +88,15 @@ class PpmSettings(Settings, frozen=True):
         Meta(description="what orders below the longest count: occurrences, or different tokens before (learned only)"),
     ] = "occurrences"
     discount: Annotated[Share, Meta(description="taken off every count (counts=continuations only)")] = 0.7
+    decide: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=10,
+            description="AdaGrad rate of a last decision about the model's most probable id, from the counts as odds; 0: none, "
+            "0.05 is good (learned only, with side)",
+        ),
+    ] = 0.0
     side: Annotated[bool, Meta(description="let trust see entropy and argmax of the model's row (learned only)")] = True
     c: Annotated[
         float | tuple[float, ...] | None,
@@ -124,6 +136,8 @@ class PpmSettings(Settings, frozen=True):
             self._check_dirichlet()
 
     def _check_learned(self) -> None:
+        if self.decide > 0 and not self.side:
+            raise InputError("adapter ppm: setting decide reads the model's most probable id; leave side=true")
         for name, default in (("c", None), ("min_count", 1)):
             if getattr(self, name) != default:
                 raise InputError(
@@ -132,6 +146,10 @@ class PpmSettings(Settings, frozen=True):
                 )
 
     def _check_dirichlet(self) -> None:
+        if self.decide > 0:
+            raise InputError(
+                "adapter ppm: setting decide belongs to escape=learned; add escape=learned, or leave it out"
+            )
         if self.corpus is not None:
             raise InputError(
                 f"adapter ppm: setting corpus={self.corpus} belongs to escape=learned; add escape=learned, or leave it out"
@@ -174,7 +192,22 @@ class Ppm(NativeExpert[PpmSettings]):
     @property
     def needs(self) -> Needs:
         wanted = self._learned and self.settings.side
-        return Needs(entropy=wanted, top=wanted)
+        return Needs(hints=int(self.settings.decide > 0), entropy=wanted, top=wanted)
+
+    def propose(self, tokens: Int32) -> Int32:
+        """With ``decide`` the model's most probable id, int32 [n, 1]; [n, 0] without."""
+        return np.full((len(tokens), self.needs.hints), TOP, np.int32)
+
+    def score(self, chunk: TokenChunk, p: Float64) -> Float64:
+        if self.settings.decide == 0.0:
+            return super().score(chunk, p)
+        return self._core.score(
+            tokens=as_int32(chunk.tokens),
+            cands=None if chunk.cands is None else as_int32(chunk.cands),
+            p=as_float64(p),
+            own=chunk.own,
+            **self.extra(chunk.side, chunk.history),
+        )
 
     def begin(self, info: StreamInfo) -> None:
         """Fresh tables; trusts as the corpus has them, or fresh.  InputError when the corpus's are of other settings."""
@@ -210,10 +243,8 @@ class Ppm(NativeExpert[PpmSettings]):
         return Trusts(msgspec.structs.replace(self._layout(targets), values=len(codes)), codes)
 
     def _carried(self, weights: Float64) -> Float64:
-        """Without the biases that forget: they come last, and start at 0 in every run."""
-        s = self.settings
-        forgetting = len((*s.stream_orders, *s.document, *s.corpus_orders)) if s.fast > 0 else 0
-        return weights[: len(weights) - forgetting]
+        """Without the biases that forget and without the decision: they start afresh in every run."""
+        return weights[: self._core.lasting]
 
     def _layout(self, targets: int) -> TrustsHeader:
         """What the trusts of these settings are; neither ``counts`` nor the rates change it."""
@@ -257,6 +288,8 @@ class Ppm(NativeExpert[PpmSettings]):
         )
         document = max(s.memory_mib * MIB // 16, least)
         stream = s.memory_mib * MIB - document - 16 * stages * (3 * info.vocab_size + 1024)
+        if s.decide > 0:
+            stream -= 2 * 8 * 7 * (info.vocab_size + 1024)
         check_memory(stream, info.vocab_size, longest, "adapter ppm", s.memory_mib, least)
         self._counted = self._count(corpus, info)
         return (native().ContinuationPpm if continued else native().LearnedPpm)(
@@ -273,6 +306,7 @@ class Ppm(NativeExpert[PpmSettings]):
             discount=s.discount if continued else 0.0,
             corpus=self._counted,
             corpus_orders=[] if corpus is None else list(s.corpus_orders),
+            decide=s.decide,
         )
 
     def _corpus(self, info: StreamInfo) -> Corpus | None:
