@@ -21,6 +21,7 @@ namespace {
 // Three parts of e^-16 leave the smallest probability of a model's row (1e-300) above zero.
 constexpr double kWidest = 16.0;
 constexpr std::size_t kMostRows = 64;  // whose normalisers are kept at a time
+constexpr std::size_t kFetched = std::size_t{1} << 18;  // bytes of a stride whose successor is fetched
 
 double within(double b) { return std::min(kWidest, std::max(-kWidest, b)); }
 
@@ -30,7 +31,7 @@ struct Stride {
     const Cell* cells;
     const double* factors;
     std::size_t m, vocab;
-    std::size_t next;  // rows after these that will be read soon
+    std::size_t next;  // rows after these that are fetched into the second cache, beside these
 };
 
 template <int N>
@@ -99,7 +100,7 @@ EVALKIT_INLINE void add_up(const Stride<Cell>& rows, const double* f, const doub
         std::memcpy(factor, f + v, sizeof factor);
         for (std::size_t i = 0; i < rows.m; ++i) {
             const Cell* w = rows.cells + i * rows.vocab + v;
-            if (i < rows.next) __builtin_prefetch(w + rows.m * rows.vocab);  // those come from memory
+            if (i < rows.next) __builtin_prefetch(w + rows.m * rows.vocab, 0, 2);
 #pragma GCC unroll 8
             for (int j = 0; j < kParts; ++j) {
                 D p;
@@ -430,7 +431,8 @@ void LogBias::score_columns(const std::int32_t* tokens, std::size_t n, const Cel
     const double one[kMostRows] = {};
     for (std::size_t done = 0; done < n;) {
         const std::size_t m = std::min(kMostRows, until_step(tokens + done, n - done));
-        const Stride<Cell> rows{cells + done * vocab, factors == nullptr ? one : factors + done, m, vocab, n - done - m};
+        const std::size_t next = m * vocab * sizeof(Cell) <= kFetched ? n - done - m : 0;
+        const Stride<Cell> rows{cells + done * vocab, factors == nullptr ? one : factors + done, m, vocab, next};
         double all[kMostRows], inverse[kMostRows];
         kernel.normalisers(rows, factor_.data(), all);
         for (std::size_t i = 0; i < rows.m; ++i) {
