@@ -4,8 +4,10 @@
 
 Prints, and adds to benches/results/engine.json: microseconds per target by verb of the loop (processor time of this
 process, so that other work on the machine counts little), beyond the forward in all, and as a ratio to torch's float32
-logsumexp over rows of the same V in the same run.  ``--kernels`` times the native pass over rows and log_bias alone,
-interleaved with torch's logsumexp.
+logsumexp over rows of the same V in the same run.  With ``--threads`` above 1 it is the wall clock, so that other work
+counts.  ``--kernels`` times the native pass over rows and log_bias alone, interleaved with torch's logsumexp.
+``--bundled`` takes the bundled checkpoint and text in place of the table, its forward included: learners, stages on late
+whole rows.
 
 The text is synthetic: phrases drawn by Zipf's law, half of them repeated, in documents of a thousand tokens.
 """
@@ -106,7 +108,8 @@ def run(vocab: int, targets: int, specs: list[str], threads: int, batch: int, ou
     from evalkit.scoring import loop
     from evalkit.scoring.score import ScoreOptions, score
 
-    loop.time = SimpleNamespace(perf_counter=time.process_time, time=time.time)  # type: ignore[assignment]
+    clock = time.process_time if threads == 1 else time.perf_counter
+    loop.time = SimpleNamespace(perf_counter=clock, time=time.time)  # type: ignore[assignment]
     _native.keep_large_blocks()
     torch.set_num_threads(threads)
     stream = stream_of(text(vocab, targets).astype(np.int64), Words(vocab))
@@ -120,8 +123,24 @@ def run(vocab: int, targets: int, specs: list[str], threads: int, batch: int, ou
     return {"us": micro, "beyond_forward": beyond, "wall_seconds": wall, "bpb": result.bpb, "stages": len(specs)}
 
 
+def bundled(targets: int, specs: list[str]) -> dict[str, Any]:
+    """Microseconds of processor time per target by verb: the bundled checkpoint on the first targets of its text, one thread."""
+    from evalkit.cli.recipe import Recipe, RunSettings
+    from evalkit.cli.session import open_parts
+    from evalkit.scoring import loop
+    from evalkit.scoring.score import ScoreOptions, score
+    from evalkit.settings import split_spec
+
+    loop.time = SimpleNamespace(perf_counter=time.process_time, time=time.time)  # type: ignore[assignment]
+    recipe = Recipe(run=RunSettings(threads=1, limit_tokens=targets), adapters=[split_spec(s) for s in specs])
+    model, stream, plan, adapters = open_parts(recipe)
+    result = score(model, stream, adapters, plan, options=ScoreOptions(chunk_tokens=8192, save_scores=False))
+    micro = {verb: 1e6 * s / stream.n_targets for verb, s in result.run["seconds"].items() if verb != "wall"}
+    return {"stack": specs, "us": micro, "targets": stream.n_targets, "bpb": result.bpb}
+
+
 def torch_logsumexp(vocab: int) -> float:
-    """Microseconds per row, one thread, median of 15; rows as many as fit 2 MiB."""
+    """Microseconds a row, one thread, median of 15; rows as many as fit 2 MiB."""
     import torch
 
     torch.set_num_threads(1)
@@ -135,7 +154,7 @@ def torch_logsumexp(vocab: int) -> float:
 
 
 def kernels(vocab: int, rounds: int = 31) -> dict[str, Any]:
-    """Medians of microseconds per row, and of ratios to torch's logsumexp taken just before."""
+    """Medians of microseconds a row, and of ratios to torch's logsumexp taken just before."""
     import torch
 
     from evalkit import _native
@@ -185,7 +204,7 @@ def kernels(vocab: int, rounds: int = 31) -> dict[str, Any]:
     }
 
 
-LENGTHS = (100_000, 1_000_000)
+LENGTHS = (100_000, 1_000_000, 10_000_000)
 VOCABULARIES = (1024, 2048, 8192, 32_768, 152_064)
 
 
@@ -315,6 +334,7 @@ def main() -> int:
     parser.add_argument("--kernels", action="store_true")
     parser.add_argument("--curve", action="store_true")
     parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--bundled", action="store_true")
     parser.add_argument("--text", action="append", default=[])
     parser.add_argument("--life", help=argparse.SUPPRESS)
     own = parser.parse_args()
@@ -327,6 +347,8 @@ def main() -> int:
     elif own.rehearse:
         kind = "real" if own.text else "synthetic"
         name, found = f"rehearsal, {'|'.join(specs)}, {own.targets} {kind} targets", rehearse(own, specs)
+    elif own.bundled:
+        name, found = f"bundled, {'|'.join(specs)}, {own.targets} targets", bundled(own.targets, specs)
     elif own.kernels:
         name, found = f"kernels, V={own.vocab}", kernels(own.vocab)
     else:

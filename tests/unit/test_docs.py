@@ -192,6 +192,14 @@ def test_the_tables_of_the_engine_are_the_result_file() -> None:
         + [f"{p['beyond_forward']:.1f} ({p['ratio']:.1f})"]
         for p in found["curve"]["points"]
     ]
+    bundled = [run for name, run in found.items() if name.startswith("bundled")]
+    assert cells(DOCS / "scaling.md", "bundled", " ") == [
+        [", ".join(f"`{spec}`" for spec in run["stack"])]
+        + [f"{run['us'][v]:.0f}" if v in run["us"] else "" for v in ("forward", "base")]
+        + ["".join(f"{us:.0f}" for v, us in run["us"].items() if v.startswith("observe/"))]
+        + [f"{run['us']['experts']:.1f}" if "experts" in run["us"] else ""]
+        for run in bundled
+    ]
     assert cells(DOCS / "scaling.md", "rehearsal") == [
         [f"{run['targets']:,}", f"{run['booked_when_killed']:,}"]
         + [f"{run[life]:.0f}" for life in ("first_life_seconds", "second_life_seconds")]
