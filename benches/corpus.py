@@ -1,11 +1,15 @@
 """What does a corpus bring behind ppm: by bytes, by text, behind which model, and what does it cost?
 
+    pip install ./examples/rwkv_door
     python -m benches.corpus --train train.jsonl.xz --like web.jsonl --shared DATA
 
 ``--train``: text that the bundled checkpoint was trained on, and nothing that is scored.  ``--like``: text of the kind that
 will be scored; here the documents of the group "fineweb" of the training text, 3.2 MB.  The corpora
 were fixed before these texts were scored.  The form of the trusts was not: six scales of the sums of squares, nine roundings and
 five lengths of learning were looked at on "head" and "wiki".  Nothing was looked at on "tail" and "mix".
+
+"stack": recipes/experts.toml over the artifact, over the same weights without a corpus, and with all of the training text.
+"sibling", "rwkv": other people's checkpoints with the text of --like as their corpus.
 
 Each model runs once over each text (its default plan) and leaves the three columns that ppm reads: p of the target,
 entropy and argmax of the row.  They are kept in ``--work``, as are the corpora; ppm is then scored on the columns.
@@ -17,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -36,6 +41,7 @@ from evalkit.report.compare import compare
 from evalkit.scoring.environment import environment
 from evalkit.scoring.statistics import paired_interval
 from evalkit.stream.corpus import build_corpus, read_corpus, sample_corpus
+from evalkit.stream.tokenizer import Tokenizer
 
 HERE = Path(__file__).resolve().parent
 COMMAND = "python -m benches.corpus --train train.jsonl.xz --like web.jsonl --shared DATA"
@@ -51,7 +57,14 @@ TEXTS = {
     "tech": ("val_tech.jsonl.xz", 100_000),
     "mix": ("val_mix.jsonl.xz", 100_000),
 }
-SIBLING = ("base7x384_throughput.int8.ptz", "val_fineweb_head.jsonl.xz", 65_536)
+STACKS = {"head": 420_000, "tail": 100_000, "mix": 100_000, "wiki": 100_000}
+"""Targets that the stack of experts is scored on."""
+SHORT = ("val_fineweb_head.jsonl.xz", 65_536)
+"""The text for checkpoints of other people, and its targets."""
+SIBLING, RWKV = "base7x384_throughput.int8.ptz", "tiny_rwkv5v2_730k_fp32.bin"
+LONGER = "[1,2,3,4,5,6,8]"
+"""Orders for a model of bytes."""
+WHAT = [*TEXTS, *(f"stack-{name}" for name in STACKS), "sibling", "rwkv"]
 
 
 class Columns:
@@ -127,8 +140,8 @@ class Scored:
         owner = self.stream.doc_of_target(1, self.stream.n_targets + 1)
         return np.bincount(owner, nats, len(self.stream.doc_start))
 
-    def table(self, kept: dict[str, Path], settings: str = "") -> dict[str, Any]:
-        """The base, ppm without a corpus, and with each of these."""
+    def table(self, kept: dict[str, Path], settings: str = "", known: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+        """The base, ppm without a corpus, and with each of these; ``known`` rows are not made again."""
         sizes = self.stream.doc_bytes.astype(np.float64)
         per_bit = math.log(2) * float(sizes.sum())
         without, ns = self.ppm(f"ppm:corpus=none{settings}")
@@ -137,11 +150,7 @@ class Scored:
             _row("ppm", without, without, sizes, ns),
         ]
         for name, path in kept.items():
-            expert = parse_adapter(f"ppm:corpus={path}")
-            found = expert.overlap(self.stream, self.info)
-            found.check("the bench")
-            nats, ns = self.ppm(f"ppm:corpus={path}{settings}")
-            rows.append(_row(name, nats, without, sizes, ns) | {"overlap": found.sentence()})
+            rows += [row for row in known if row["name"] == name] or [self.row(name, path, without, settings)]
         for row in rows:
             print(
                 f"{row['name']:10s} {row['bpb']:.5f} {row['delta_bpb']:+.5f} {row['ns_per_target']:7.0f} ns", flush=True
@@ -153,6 +162,14 @@ class Scored:
             "base_bpb": math.fsum(-np.log(self.p)) / per_bit,
             "rows": rows,
         }
+
+    def row(self, name: str, path: Path, without: Float64, settings: str = "") -> dict[str, Any]:
+        """ppm with the corpus ``path``, against the nats of each document without it."""
+        found = parse_adapter(f"ppm:corpus={path}").overlap(self.stream, self.info)
+        found.check("the bench")
+        nats, ns = self.ppm(f"ppm:corpus={path}{settings}")
+        sizes = self.stream.doc_bytes.astype(np.float64)
+        return _row(name, nats, without, sizes, ns) | {"overlap": found.sentence()}
 
 
 def _row(name: str, nats: Float64, rival: Float64, sizes: Float64, ns: float) -> dict[str, Any]:
@@ -196,22 +213,63 @@ def corpora(train: Sequence[str], like: Sequence[str], work: Path, found: dict[s
         if main_of_evalkit(command):
             raise SystemExit(f"evalkit {' '.join(command)} failed")
     found["artifact_bytes"] = add_corpus(work / "plain.ek", kept["artifact, trusts"].read_bytes(), work / "artifact.ek")
-    return kept | {"all": whole}
+    kept |= {"all": whole, "all, trusts": with_trusts(whole, work / "all_trusts.ekc", str(work / "plain.ek"), TRUSTS)}
+    found["all_bytes"] = add_corpus(work / "plain.ek", kept["all, trusts"].read_bytes(), work / "all.ek")
+    return kept
+
+
+def theirs(checkpoint: str) -> tuple[Any, Tokenizer]:
+    """The model of a checkpoint and its tokenizer."""
+    from evalkit.cli.session import choose_tokenizer
+    from evalkit.models.registry import open_checkpoint
+
+    model = open_checkpoint(checkpoint)
+    return model, choose_tokenizer(None, checkpoint, model)[0]
+
+
+def with_trusts(corpus: Path, out: Path, checkpoint: str, tokens: int) -> Path:
+    """The same corpus with trusts learned behind this checkpoint: what ``evalkit corpus build --trusts`` writes."""
+    from evalkit.cli.corpus import learn_trusts
+
+    if not out.is_file():
+        partial = out.with_suffix(".partial")
+        shutil.copy(corpus, partial)
+        learn_trusts(partial, *theirs(checkpoint), tokens)
+        partial.rename(out)
+    return out
 
 
 def stack(work: Path, text: Path, limit: int) -> dict[str, Any]:
-    """The best stack of experts over the artifact with its corpus, and over the same weights without one."""
-    runs = {}
-    for name, checkpoint in (("without", "plain.ek"), ("artifact", "artifact.ek")):
+    """The best stack of experts over the artifact, over the same weights without a corpus, and with the whole training text."""
+    runs: dict[str, Any] = {}
+    first = work / f"stack-{text.name.split('.')[0]}-without"
+    for name in ("without", "artifact", "all") if limit > 100_000 else ("without", "artifact"):
+        checkpoint = {"without": "plain.ek"}.get(name, f"{name}.ek")
+        folder = first.with_name(first.name.replace("without", name))
         recipe = HERE.parent / "recipes" / "experts.toml"
         command = ["eval", str(recipe), "--checkpoint", str(work / checkpoint), "--text", str(text)]
-        command += ["--limit-tokens", str(limit), "--threads", "1", "--out", str(work / f"stack-{name}")]
+        command += ["--limit-tokens", str(limit), "--threads", "1", "--out", str(folder)]
         if main_of_evalkit(command):
             raise SystemExit(f"evalkit {' '.join(command)} failed")
-        run = json.loads((work / f"stack-{name}" / "run.json").read_text("utf-8"))
+        run = json.loads((folder / "run.json").read_text("utf-8"))
         runs[name] = {"totals": run["totals"], "stages": run["stages"]}
-    found = compare(work / "stack-without", work / "stack-artifact")
-    return runs | {k: found[k] for k in ("delta_bpb", "ci95")}
+        if folder != first:
+            runs[name] |= {k: v for k, v in compare(first, folder).items() if k in ("delta_bpb", "ci95")}
+    return runs
+
+
+def of_others(file: str, like: Sequence[str], work: Path, shared: Path) -> dict[str, Any]:
+    """ppm behind a checkpoint of other people, with the text of ``like`` as its corpus; for bytes with longer orders, too."""
+    checkpoint, name = str(shared / "checkpoints" / file), Path(file).stem
+    own = work / f"{name}.ekc"
+    if not own.is_file():
+        build_corpus(like, theirs(checkpoint)[1], own)
+    scored = Scored(shared / SHORT[0], SHORT[1], checkpoint, work / f"{name}.npz")
+    found = {"checkpoint": file} | scored.table({"corpus": own}) | {"corpus": opened(own)}
+    if file == RWKV:
+        longer = f",orders={LONGER},document={LONGER},corpus_orders={LONGER}"
+        found["longer"] = {"settings": longer[1:], **scored.table({"corpus": own}, longer)}
+    return found
 
 
 def opened(path: Path) -> dict[str, Any]:
@@ -237,7 +295,7 @@ def main() -> int:
     parser.add_argument("--like", nargs="+", required=True)
     parser.add_argument("--shared", required=True, help="folder with the texts to score, and checkpoints/")
     parser.add_argument("--work", default="runs/corpus", help="columns and corpora; those that are there are used")
-    parser.add_argument("--only", nargs="+", choices=[*TEXTS, "sibling", "stack"], default=[*TEXTS, "sibling", "stack"])
+    parser.add_argument("--only", nargs="+", choices=WHAT, default=WHAT)
     parser.add_argument("--out", default=str(HERE / "results" / "corpus.json"))
     args = parser.parse_args()
     out, work, shared = Path(args.out), Path(args.work), Path(args.shared)
@@ -245,27 +303,64 @@ def main() -> int:
     found: dict[str, Any] = json.loads(out.read_text("utf-8")) if out.is_file() else {}
     found |= {"command": COMMAND, "environment": environment("cpu")}
     kept = corpora(args.train, args.like, work, found)
-    found.setdefault("corpora", {name: opened(path) for name, path in kept.items()})
+    facts = found.setdefault("corpora", {})
+    facts |= {name: opened(path) for name, path in kept.items() if name not in facts}
     _write(out, found)
     for name in args.only:
         print(name, flush=True)
-        if name == "stack":
-            found["stack"] = stack(work, shared / TEXTS["head"][0], TEXTS["head"][1] or 0)
-        elif name == "sibling":
-            file, text, limit = SIBLING
-            own = work / "sibling.ekc"
-            if not own.is_file():
-                from evalkit.stream import open_tokenizer
-
-                build_corpus(args.train, open_tokenizer(ASSETS / "fineweb_1024_bpe.model"), own)
-            scored = Scored(shared / text, limit, str(shared / "checkpoints" / file), work / "sibling.npz")
-            found["sibling"] = {"checkpoint": file} | scored.table({"corpus": own}) | {"corpus": opened(own)}
+        if name.startswith("stack-"):
+            text = name.removeprefix("stack-")
+            found.setdefault("stacks", {})[text] = stack(work, shared / TEXTS[text][0], STACKS[text])
+        elif name in ("sibling", "rwkv"):
+            found[name] = of_others({"sibling": SIBLING, "rwkv": RWKV}[name], args.like, work, shared)
         else:
             text, limit = TEXTS[name]
             scored = Scored(shared / text, limit, None, work / f"{name}.npz")
-            found.setdefault("texts", {})[name] = scored.table(kept)
+            before = found.setdefault("texts", {}).get(name, {"rows": []})["rows"]
+            found["texts"][name] = scored.table(kept, known=before)
         _write(out, found)
     return 0
+
+
+def tables(found: dict[str, Any]) -> dict[str, str]:
+    """The tables of docs/corpus.md, by the name of their comment."""
+
+    def span(row: dict[str, Any]) -> str:
+        return f"{row['ci95'][0]:+.4f} .. {row['ci95'][1]:+.4f}"
+
+    def line(row: dict[str, Any]) -> str:
+        if row["name"] == "base":
+            return f"{row['bpb']:.4f} | | "
+        return f"{row['bpb']:.4f} | {row['delta_bpb']:+.4f} | {span(row) if row['name'] != 'ppm' else ''}"
+
+    curve = ["| corpus | bytes | tokens | BPB | to ppm | 95 % interval |", "|---|---|---|---|---|---|"]
+    for row in found["texts"]["sample"]["rows"]:
+        facts = found["corpora"].get(row["name"])
+        sizes = f"{facts['bytes']:,} | {facts['tokens']:,}" if facts else " | "
+        curve.append(f"| {row['name']} | {sizes} | {line(row)} |")
+    names = ("base", "ppm", "artifact", "artifact, trusts")
+    texts = [f"| text | targets | {' | '.join(names)} | to ppm | 95 % interval |", "|---|---|---|---|---|---|---|---|"]
+    for name, scored in found["texts"].items():
+        rows = {row["name"]: row for row in scored["rows"]}
+        first = " | ".join(f"{rows[k]['bpb']:.4f}" for k in names[:-1])
+        texts.append(f"| {name} | {scored['targets']:,} | {first} | {line(rows[names[-1]])} |")
+    stacks = [
+        "| text | targets | without | corpus | BPB | gain | 95 % interval |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, runs in found["stacks"].items():
+        for which in [k for k in runs if k != "without"]:
+            stacks.append(
+                f"| {name} | {runs['without']['totals']['targets']:,} | {runs['without']['totals']['bpb']:.4f} | {which} | "
+                f"{runs[which]['totals']['bpb']:.4f} | {runs[which]['delta_bpb']:+.4f} | {span(runs[which])} |"
+            )
+    others = ["| checkpoint | rows | BPB | to ppm | 95 % interval |", "|---|---|---|---|---|"]
+    for other in [found[name] for name in ("sibling", "rwkv") if name in found]:
+        rows = [(row, "") for row in other["rows"]]
+        rows += [(row, ", orders to 8") for row in other.get("longer", {"rows": []})["rows"][1:]]
+        others += [f"| {other['checkpoint']} | {row['name']}{more} | {line(row)} |" for row, more in rows]
+    parts = {"curve": curve, "texts": texts, "stacks": stacks, "others": others}
+    return {name: "\n".join(lines) for name, lines in parts.items()}
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:

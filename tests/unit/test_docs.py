@@ -87,34 +87,13 @@ def test_the_tables_of_experts_are_the_result_file(name: str) -> None:
         assert [*cells, "", ""][:3] == numbers(named[key]), key
 
 
-def corpus_tables(found: dict[str, Any]) -> dict[str, str]:
-    """The tables of docs/corpus.md, by the name of their comment."""
-
-    def line(row: dict[str, Any]) -> str:
-        if row["name"] == "base":
-            return f"{row['bpb']:.4f} | | "
-        span = f"{row['ci95'][0]:+.4f} .. {row['ci95'][1]:+.4f}" if row["name"] != "ppm" else ""
-        return f"{row['bpb']:.4f} | {row['delta_bpb']:+.4f} | {span}"
-
-    curve = ["| corpus | bytes | tokens | BPB | to ppm | 95 % interval |", "|---|---|---|---|---|---|"]
-    for row in found["texts"]["sample"]["rows"]:
-        facts = found["corpora"].get(row["name"])
-        sizes = f"{facts['bytes']:,} | {facts['tokens']:,}" if facts else " | "
-        curve.append(f"| {row['name']} | {sizes} | {line(row)} |")
-    names = ("base", "ppm", "artifact", "artifact, trusts")
-    texts = [f"| text | targets | {' | '.join(names)} | to ppm | 95 % interval |", "|---|---|---|---|---|---|---|---|"]
-    for name, scored in found["texts"].items():
-        rows = {row["name"]: row for row in scored["rows"]}
-        first = " | ".join(f"{rows[k]['bpb']:.4f}" for k in names[:-1])
-        texts.append(f"| {name} | {scored['targets']:,} | {first} | {line(rows[names[-1]])} |")
-    return {"curve": "\n".join(curve), "texts": "\n".join(texts)}
-
-
-@pytest.mark.parametrize("name", ["curve", "texts"])
+@pytest.mark.parametrize("name", ["curve", "texts", "stacks"])
 def test_the_tables_of_corpora_are_the_result_file(name: str) -> None:
+    from benches import corpus
+
     found = json.loads((RESULTS / "corpus.json").read_text(encoding="utf-8"))
     page = (DOCS / "corpus.md").read_text(encoding="utf-8")
-    assert f"<!-- {name} -->\n{corpus_tables(found)[name]}\n<!-- end -->" in page
+    assert f"<!-- {name} -->\n{corpus.tables(found)[name]}\n<!-- end -->" in page
 
 
 @pytest.mark.parametrize("name", ["plan", "bases"])
