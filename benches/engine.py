@@ -39,7 +39,7 @@ BEST = (
     "best_agree",
     "hedge",
 )
-"""The stack of recipes/experts.toml."""
+"""The stack of recipes/experts.toml before ``ppm`` had ``decide``."""
 TABLE_CELLS = 1 << 24
 """Logits of the table, at most: 64 MiB."""
 
