@@ -9,7 +9,7 @@ were fixed before these texts were scored.  The form of the trusts was not: six 
 five lengths of learning were looked at on "head" and "wiki".  Nothing was looked at on "tail" and "mix".
 
 "stack": recipes/experts.toml over the artifact, over the same weights without a corpus, and with all of the training text.
-"sibling", "rwkv": other people's checkpoints with the text of --like as their corpus.
+"sibling", "rwkv": other people's checkpoints with the text of --like ("web") and the whole training text ("all") as their corpus.
 
 Each model runs once over each text (its default plan) and leaves the three columns that ppm reads: p of the target,
 entropy and argmax of the row.  They are kept in ``--work``, as are the corpora; ppm is then scored on the columns.
@@ -258,17 +258,18 @@ def stack(work: Path, text: Path, limit: int) -> dict[str, Any]:
     return runs
 
 
-def of_others(file: str, like: Sequence[str], work: Path, shared: Path) -> dict[str, Any]:
-    """ppm behind a checkpoint of other people, with the text of ``like`` as its corpus; for bytes with longer orders, too."""
+def of_others(file: str, texts: dict[str, Sequence[str]], work: Path, shared: Path) -> dict[str, Any]:
+    """ppm behind a checkpoint of other people, with each of these texts as its corpus; for bytes with longer orders, too."""
     checkpoint, name = str(shared / "checkpoints" / file), Path(file).stem
-    own = work / f"{name}.ekc"
-    if not own.is_file():
-        build_corpus(like, theirs(checkpoint)[1], own)
+    kept = {what: work / f"{name}.{what}.ekc" for what in texts}
+    for what, path in kept.items():
+        if not path.is_file():
+            build_corpus(texts[what], theirs(checkpoint)[1], path)
     scored = Scored(shared / SHORT[0], SHORT[1], checkpoint, work / f"{name}.npz")
-    found = {"checkpoint": file} | scored.table({"corpus": own}) | {"corpus": opened(own)}
+    found = {"checkpoint": file} | scored.table(kept) | {"corpora": {what: opened(path) for what, path in kept.items()}}
     if file == RWKV:
         longer = f",orders={LONGER},document={LONGER},corpus_orders={LONGER}"
-        found["longer"] = {"settings": longer[1:], **scored.table({"corpus": own}, longer)}
+        found["longer"] = {"settings": longer[1:], **scored.table(kept, longer)}
     return found
 
 
@@ -312,7 +313,8 @@ def main() -> int:
             text = name.removeprefix("stack-")
             found.setdefault("stacks", {})[text] = stack(work, shared / TEXTS[text][0], STACKS[text])
         elif name in ("sibling", "rwkv"):
-            found[name] = of_others({"sibling": SIBLING, "rwkv": RWKV}[name], args.like, work, shared)
+            texts = {"web": args.like} | ({"all": args.train} if name == "sibling" else {})
+            found[name] = of_others({"sibling": SIBLING, "rwkv": RWKV}[name], texts, work, shared)
         else:
             text, limit = TEXTS[name]
             scored = Scored(shared / text, limit, None, work / f"{name}.npz")

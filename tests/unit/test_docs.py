@@ -87,7 +87,7 @@ def test_the_tables_of_experts_are_the_result_file(name: str) -> None:
         assert [*cells, "", ""][:3] == numbers(named[key]), key
 
 
-@pytest.mark.parametrize("name", ["curve", "texts", "stacks"])
+@pytest.mark.parametrize("name", ["curve", "texts", "stacks", "others"])
 def test_the_tables_of_corpora_are_the_result_file(name: str) -> None:
     from benches import corpus
 
