@@ -10,7 +10,7 @@ Spec = tuple[str, dict[str, Any]]
 """An adapter's name and raw settings."""
 
 COUNTS: tuple[Spec, ...] = (
-    ("ppm", {"counts": "continuations", "fast": 0.5}),
+    ("ppm", {"counts": "continuations", "fast": 0.5, "decide": 0.05}),
     ("match", {}),
     ("best_agree", {}),
     ("hedge", {}),

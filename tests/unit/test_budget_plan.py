@@ -70,6 +70,12 @@ def test_experts_that_have_not_paid_yet_stay_where_the_run_is_longer_than_the_sa
     assert choose(rows, 1001) is rows[1]  # does not fit
 
 
+def test_the_best_ladder_is_the_recipe_of_all_experts() -> None:
+    path = Path(__file__).parents[2] / "recipes" / "experts.toml"
+    told = [dict(adapter) for adapter in tomllib.loads(path.read_text(encoding="utf-8"))["adapter"]]
+    assert [(adapter.pop("name"), adapter) for adapter in told] == [(name, settings) for name, settings in BEST]
+
+
 def measured(doc_targets: list[int], nats: list[list[float]]) -> Measured:
     size = [4 * n for n in doc_targets]
     return Measured(
