@@ -170,6 +170,10 @@ def choose(candidates: Sequence[Candidate], targets: int = 0) -> Candidate:
     return max(longer, key=lambda c: len(c.adapters))
 
 
+def _seconds(c: Candidate) -> float:
+    return c.seconds.total
+
+
 def _merit(c: Candidate) -> tuple[float, float]:
     return c.bpb, c.seconds.total
 
@@ -458,7 +462,8 @@ class Search:
             if not held.fits:
                 tried.append(f"{best.name}: up to {held.seconds.high:.1f} s when run as a whole")
                 slower = held.seconds.high / best.seconds.total  # as a whole, and by as much doubt
-                feasible = [c for c in feasible if c.seconds.total * slower <= ask.budget]
+                quicker = sorted((c for c in feasible if c.seconds.total < best.seconds.total), key=_seconds)
+                feasible = [c for c in quicker if c.seconds.total * slower <= ask.budget] or quicker[:1]
                 continue
             size = whole_gain(run, known, ask.targets, ask.seed)
             if held.ci95 is not None and held.ci95[1] < 0.0:
