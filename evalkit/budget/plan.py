@@ -161,12 +161,13 @@ def choose(candidates: Sequence[Candidate], targets: int = 0) -> Candidate:
     sample, experts that continue the best stack and have not yet paid on the sample (by no more than YET) are kept.
     """
     last = max(c.rung for c in candidates)
-    fit = [c for c in candidates if c.fits and c.rung == last]
-    best = min(fit, key=_merit)
+    fitting = [c for c in candidates if c.fits and c.rung == last]
+    best = min(fitting, key=_merit)
     if targets <= best.targets:
         return best
     n = len(best.adapters)
-    longer = [c for c in fit if c.plan == best.plan and c.adapters[:n] == best.adapters and c.bpb <= best.bpb + YET]
+    same = (c for c in fitting if c.plan == best.plan and c.adapters[:n] == best.adapters)
+    longer = [c for c in same if c.bpb <= best.bpb + YET]
     return max(longer, key=lambda c: len(c.adapters))
 
 
